@@ -1,0 +1,93 @@
+"""A training small enough to be killed many times: imported by test_training.py, and run by it as a process"""
+
+import json
+import resource
+import signal
+import sys
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from physmodjax.models.batching import batched
+from physmodjax.training.checkpoint import CheckpointError, Checkpoints
+from physmodjax.training.loop import fit
+from physmodjax.training.optim import make_optimizer
+from physmodjax.training.state import create_state
+
+
+class Network(nn.Module):
+    "Batch normalisation, dropout and a dense layer that drives the frame: all that makes a state hard to restore."
+
+    training: bool = True
+
+    def setup(self):
+        self.norm = nn.BatchNorm(use_running_average=not self.training, axis_name="batch", momentum=0.9)
+        self.dropout = nn.Dropout(0.1, deterministic=not self.training)
+        self.dense = nn.Dense(9)
+
+    def __call__(self, x0, n_steps, forcing=None):
+        drive, frame, frames = self.dropout(self.dense(self.norm(x0[-1])[:, 0])), x0[-1, :, 0], []
+        for _ in range(n_steps):
+            frame = 0.9 * frame + 0.1 * drive
+            frames.append(frame)
+        return jnp.stack(frames)[..., None]
+
+
+class Data:
+    "Batches that follow from the seed and the step alone."
+
+    def __init__(self, batch_size=8, seed=0):
+        self.batch_size, self.seed = batch_size, seed
+
+    def batch_at(self, step):
+        rng = np.random.default_rng([self.seed, step])
+        x0 = rng.normal(size=(self.batch_size, 1, 9, 1)).astype(np.float32)
+        decay = 0.95 ** np.arange(1, 6, dtype=np.float32)
+        return x0, x0 * decay[None, :, None, None]
+
+
+def problem(seed=0, learning_rate=1e-2, batch_size=8):
+    "Model, state and optimiser."
+    model = batched(Network)()
+    build = partial(make_optimizer, learning_rate=learning_rate, total_steps=200)
+    return model, *create_state(model, build, jax.random.key(seed), Data(batch_size).batch_at(0)[0], averaged=True)
+
+
+SETTINGS = dict(valid_batches=[Data(seed=7).batch_at(n) for n in range(2)], eval_every=10, progress=False)
+
+
+def main(run=None, max_steps=30, resume=False, full_after=None, pause=0.0, batch_size=8, checkpoint_every=5, host=None):
+    "One training; prints a line a validation and a JSON object last. host: address, number of hosts, which one."
+    if host is not None:
+        jax.distributed.initialize(*host)
+
+    def callback(row, state):
+        print("step", row["step"], flush=True)
+        time.sleep(pause)
+        if full_after == row["step"]:  # from here on every file that would exceed 1 kB fails, as on a full disk
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+
+    checkpoints = None if run is None else Checkpoints(Path(run) / "checkpoints")
+    settings = {**SETTINGS, "checkpoint_every": checkpoint_every, "checkpoints": checkpoints, "resume": resume}
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            result = fit(
+                *problem(batch_size=batch_size), Data(batch_size), max_steps=max_steps, callbacks=[callback], **settings
+            )
+    except CheckpointError as error:
+        sys.exit(str(error))
+    leaves = jax.tree.leaves((result.state.params, result.state.average, result.state.batch_stats))
+    numbers = {"losses": result.losses, "parameters": [float(x) for leaf in leaves for x in np.ravel(leaf)]}
+    said = {"reason": result.reason, "message": result.message, "warnings": [str(w.message) for w in caught]}
+    print(json.dumps({**said, **numbers, "devices": jax.device_count()}))
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))
