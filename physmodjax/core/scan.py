@@ -55,7 +55,7 @@ def power_scan(
     n_steps: int,  # number of states to return
     first: int = 1,  # exponent of the first state returned
 ) -> jax.Array:  # (n_steps, *z0.shape) complex
-    "λ^n z0 for n = first, first + 1, …: the free evolution of a diagonal linear system. Raises ValueError on bad sizes."
+    "λ^n z0 for n = first, first + 1, …: free evolution of a diagonal linear system. Raises ValueError on bad sizes."
     check_integer("n_steps", n_steps)
     check_integer("first", first, minimum=0)
     lam = jnp.asarray(lam)
@@ -97,7 +97,7 @@ def _affine_forward(lam, x):
 def _affine_backward(residuals, h_bar):
     lam, h = residuals
     constant = lam.ndim < h.ndim
-    # cotangents at step n meet λ of step n + 1; reversed in time the shift is by one, and the first factor multiplies zero
+    # the cotangent at step n meets λ of step n + 1: in reversed time a shift by one, whose first factor multiplies zero
     lam_reversed = lam if constant else jnp.concatenate([lam[:1], jnp.flip(lam[1:], 0)])
     x_bar = jnp.flip(_affine(lam_reversed, jnp.flip(h_bar, 0)), 0)
     lam_bar = x_bar[1:] * h[:-1]
@@ -114,7 +114,7 @@ def affine_scan(
     x: jax.Array,  # (T, H) inputs, real or complex
     h0: jax.Array | None = None,  # (H,) state before the first input; None: zero
 ) -> jax.Array:  # (T, H) states after each input
-    "h_n = λ_n h_{n-1} + x_n in parallel over n where the platform gains by it. Raises ValueError if the shapes disagree."
+    "h_n = λ_n h_{n-1} + x_n, in parallel over n where the platform gains by it. Raises ValueError on bad shapes."
     lam, x = jnp.asarray(lam), jnp.asarray(x)
     check_shape("x", x, "T", "H")
     check_integer("length of x", x.shape[0])
@@ -135,7 +135,7 @@ def rollout(
     progress: str | None = None,  # label of a progress bar, outside of jit only
     chunk: int = 1000,  # steps between two movements of the bar
 ):  # (final state, outputs (n_steps, ...))
-    "Repeats `step`; the outputs are stacked along a leading time axis. Raises ValueError if inputs and n_steps disagree."
+    "Repeats `step`, outputs stacked along a leading time axis. Raises ValueError if inputs and n_steps disagree."
     check_integer("n_steps", n_steps)
     for leaf in jax.tree.leaves(inputs):
         check_shape("inputs", leaf, *((n_steps,) + np.shape(leaf)[1:]))

@@ -1,0 +1,76 @@
+"""Recurrent cells and networks, and the linear recurrences."""
+
+from physmodjax.dynamics.base import BaseModalDynamics, EigenvalueBank
+from physmodjax.dynamics.cells import (
+    CELLS,
+    GRUCell,
+    GRUKeepCell,
+    GRUResetAfterCell,
+    LSTMCell,
+    MGUCell,
+    RNNCell,
+    URLSTMCell,
+    carry_from_hidden,
+    make_cell,
+)
+from physmodjax.dynamics.lru import (
+    LRUDynamics,
+    LRUDynamicsModulated,
+    LRUDynamicsVarying,
+    gamma_log_init,
+    matrix_init,
+    nu_init,
+    theta_init,
+)
+from physmodjax.dynamics.modal import (
+    DiscreteModalDynamics,
+    DiscreteModalDynamicsAngleMag,
+    DiscreteModalDynamicsVarying,
+    constrain_to_unit_circle,
+    init_complex,
+    init_real_imag,
+)
+from physmodjax.dynamics.rnn import (
+    BatchedDeepRNN,
+    DeepRNN,
+    RNNLayer,
+    StackedRNN,
+    initial_state_penalty,
+    masked_mean,
+    sequence_mask,
+)
+
+__all__ = [
+    "BaseModalDynamics",
+    "BatchedDeepRNN",
+    "CELLS",
+    "DeepRNN",
+    "DiscreteModalDynamics",
+    "DiscreteModalDynamicsAngleMag",
+    "DiscreteModalDynamicsVarying",
+    "EigenvalueBank",
+    "GRUCell",
+    "GRUKeepCell",
+    "GRUResetAfterCell",
+    "LRUDynamics",
+    "LRUDynamicsModulated",
+    "LRUDynamicsVarying",
+    "LSTMCell",
+    "MGUCell",
+    "RNNCell",
+    "RNNLayer",
+    "StackedRNN",
+    "URLSTMCell",
+    "carry_from_hidden",
+    "constrain_to_unit_circle",
+    "gamma_log_init",
+    "init_complex",
+    "init_real_imag",
+    "initial_state_penalty",
+    "make_cell",
+    "masked_mean",
+    "matrix_init",
+    "nu_init",
+    "sequence_mask",
+    "theta_init",
+]

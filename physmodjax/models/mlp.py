@@ -16,7 +16,7 @@ from ..dynamics.cells import as_activation
 
 # %% ../../nbs/models/mlp.ipynb #fd747149
 class MLP(nn.Module):
-    "Dense layers with `activation` between them. Raises ValueError for no layers, a width below 1, an unknown activation."
+    "Dense layers with `activation` between them. Raises ValueError for bad widths or an unknown activation."
 
     hidden_channels: Sequence[int]  # widths of the layers, the last one that of the output
     activation: str | Callable = nn.selu  # a function, or its name

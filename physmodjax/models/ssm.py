@@ -218,6 +218,10 @@ class SequenceModel(SequenceParts):
             x = layer(x)
         return self._decode(x)
 
+    def get_eigenvalues(self) -> jax.Array:  # (d_hidden,) complex
+        "Eigenvalues of the freely ringing layer."
+        return self.layers[0].linear.dynamics.get_eigenvalues()
+
     def init_state(self, x0: jax.Array):  # (n_given, *grid, C)
         "State from which `step` gives the frames after x0."
         first, *others = self.layers

@@ -137,27 +137,16 @@ def simulate(
     progress: str | None = None,  # label of a progress bar
 ):  # q, qdot (..., n_steps, M) float64
     "Solves q'' + 2σ q' + ω² q = F(q) + f. Raises ValueError on bad sizes and if the motion leaves the finite numbers."
-    check_integer("n_steps", n_steps)
-    check_positive("rate", rate)
-    check_choice("order", order, SCHEMES)
-    check_shape("q0", q0, ..., system.size)
-    check_shape("qdot0", qdot0, *np.shape(q0))
+    _check_arguments(system, q0, qdot0, rate, n_steps, order, forcing)
     batch = np.shape(q0)[:-1]
-    if forcing is not None:
-        check_shape("forcing", forcing, *batch, n_steps - 1, system.size)
-    for name, array in (("q0", q0), ("qdot0", qdot0), ("forcing", forcing)):
-        if array is not None:
-            check_finite(name, array)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((system, q0, qdot0, forcing)))
-    if substeps is None:
-        needed = system.coupling is not None
-        check(
-            not (traced and needed), "substeps while differentiating or compiling", got="None", expected="a number",
-            hint="call choose_substeps(system, q0, qdot0, rate, n_steps) first",
-        )
-        substeps = 1 if traced or not needed else choose_substeps(
-            system, q0, qdot0, rate, n_steps, rtol, order, forcing
-        ).count
+    if substeps is None and (traced or system.coupling is None):
+        needs = "call choose_substeps(system, q0, qdot0, rate, n_steps) first"
+        what = "substeps while differentiating or compiling"
+        check(system.coupling is None, what, got="None", expected="a number", hint=needs)
+        substeps = 1
+    elif substeps is None:
+        substeps = choose_substeps(system, q0, qdot0, rate, n_steps, rtol, order, forcing).count
     with jax.enable_x64(True):
         flat = [jnp.asarray(x, jnp.float64).reshape(-1, system.size) for x in (q0, qdot0)]
         if forcing is not None:
@@ -170,13 +159,26 @@ def simulate(
             _refuse_overflow(q, rate)
     return q.reshape(batch + q.shape[1:]), qdot.reshape(batch + q.shape[1:])
 
+# %% ../../nbs/solvers/simulate.ipynb #433e851f
+def _check_arguments(system, q0, qdot0, rate, n_steps, order, forcing):
+    check_integer("n_steps", n_steps)
+    check_positive("rate", rate)
+    check_choice("order", order, SCHEMES)
+    check_shape("q0", q0, ..., system.size)
+    check_shape("qdot0", qdot0, *np.shape(q0))
+    if forcing is not None:
+        check_shape("forcing", forcing, *np.shape(q0)[:-1], n_steps - 1, system.size)
+    for name, array in (("q0", q0), ("qdot0", qdot0), ("forcing", forcing)):
+        if array is not None:
+            check_finite(name, array)
+
 # %% ../../nbs/solvers/simulate.ipynb #03b42274
-_GROUP = 64
+_GROUP, _WORKERS = 64, 2  # trajectories whose state fits the cache; groups solved at a time
 
 
 def _solve_groups(system, q0, qdot0, dt, n_steps, substeps, order, forcing, progress):
     n = len(q0)
-    group = min(n, _GROUP)
+    group = min(_GROUP, -(-n // _WORKERS))
     q, qdot = (np.empty((n, n_steps, system.size)) for _ in range(2))
 
     def solve(start):
@@ -189,8 +191,7 @@ def _solve_groups(system, q0, qdot0, dt, n_steps, substeps, order, forcing, prog
         return stop - start
 
     starts = range(0, n, group)
-    on_cpu = jax.default_backend() == "cpu"
-    with ThreadPoolExecutor(2 if on_cpu else 1) as pool, tqdm(total=n, desc=progress, disable=progress is None) as bar:
+    with ThreadPoolExecutor(_WORKERS) as pool, tqdm(total=n, desc=progress, disable=progress is None) as bar:
         for done in pool.map(solve, starts):
             bar.update(done)
     return q, qdot

@@ -1,0 +1,3 @@
+from physmodjax.cli.evaluate import main
+
+main()

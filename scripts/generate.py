@@ -1,0 +1,3 @@
+from physmodjax.cli.generate import main
+
+main()

@@ -1,0 +1,3 @@
+from physmodjax.cli.render import main
+
+main()

@@ -1,0 +1,3 @@
+from physmodjax.cli.train import main
+
+main()
