@@ -24,8 +24,9 @@ def build(
     out: Path,  # the folder that gets README.md and docs/images/
 ) -> None:
     "Convert the notebook; pictures among its outputs become files."
-    nb = json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))
+    nb = nbformat.read(ROOT / "nbs/index.ipynb", as_version=4)
     nb["cells"] = reader_cells(nb["cells"])
+    nb["metadata"]["language_info"] = {"name": "python"}  # nbdev_clean drops it; code blocks are coloured by it
     for cell in nb["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = from_root(cell["source"])

@@ -47,7 +47,7 @@ class TrainedModel(NamedTuple):
         "The data set of the training."
         return build_spec(self.config.dataset)
 
-
+# %% ../../nbs/cli/evaluate.ipynb #a26fe176
 def open_model(
     run: str | Path,  # run directory, holding checkpoints/
     checkpoint: int | str = "best",  # "best", "latest" or a step
@@ -101,7 +101,7 @@ class Simulated(Cut):
         index, steps = key
         return simulate_trajectory(self.spec, self.first + index, self.fields, self.substeps)[steps]
 
-
+# %% ../../nbs/cli/evaluate.ipynb #30578616
 def simulate_trajectory(
     spec: DatasetSpec,  # the data set
     index: int,  # of the trajectory in the whole set
@@ -165,7 +165,7 @@ def open_split(
         source = Simulated(data.spec, config.split, data.fields, n_samples) if short else Cut(source, n_samples)
     return data._replace(normaliser=trained.normaliser), source
 
-
+# %% ../../nbs/cli/evaluate.ipynb #3fb778f0
 def measure(
     trained: TrainedModel,
     source,  # (N, T, *grid, C) in physical units
@@ -219,7 +219,7 @@ def evaluate(
     write_media(folder, figures, {})
     return result
 
-
+# %% ../../nbs/cli/evaluate.ipynb #b1978c19
 def run(config: DictConfig) -> None:
     "The task of scripts/evaluate.py."
     folder = run_folder()

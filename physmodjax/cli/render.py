@@ -36,7 +36,7 @@ def place_on(
     check(number and len(place) == len(grid), name, got=value, expected=expected, hint="a fraction of the length")
     return place
 
-
+# %% ../../nbs/cli/render.ipynb #6f2b1057
 def pluck_shape(
     spec: DatasetSpec,  # grid and object
     position: tuple[float, ...],  # centre, in lengths of each side
@@ -95,7 +95,7 @@ def warn_if_unseen(
         log.warning("outside the range of the training: %s", ", ".join(outside))
     return outside
 
-
+# %% ../../nbs/cli/render.ipynb #e828003b
 def make_sounds(
     config: DictConfig,  # composed from conf/render.yaml
     folder: Path,  # where the files go if config.out is null

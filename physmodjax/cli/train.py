@@ -121,6 +121,10 @@ def _check_config(config: DictConfig) -> None:
     check_integer("evaluation.example", config.evaluation.example, minimum=0)
     if config.audio.enabled:
         check_positive("audio.duration", config.audio.duration)
+        check_integer("audio.audio_rate", config.audio.audio_rate)
+        pickup = config.audio.pickup
+        inside = isinstance(pickup, int | float) and 0 <= pickup <= 1
+        check(inside, "audio.pickup", got=pickup, expected="a number from 0 to 1", hint="a fraction of the length")
 
 # %% ../../nbs/cli/train.ipynb #14525339
 def split_error(
@@ -276,6 +280,8 @@ def train(
     started = time.perf_counter()
     _check_config(config)
     data = open_data(config)
+    last = len(data.splits["test"]) - 1
+    check(config.evaluation.example <= last, "evaluation.example", got=config.evaluation.example, expected=f"at most {last}")
     network = build_network(config, data.grid, len(data.fields))
     n_given, size = config.model.n_given, config.trainer.batch_size
     window = dict(n_given=n_given, window_length=config.trainer.window_length, grid=data.grid)
@@ -293,7 +299,6 @@ def train(
         metadata={"config": stored, "grid": list(data.grid)}, resume=bool(config.resume), progress=config.progress,
         **{key: config.trainer[key] for key in keys},
     )
-    log.info(result.message)
     check(result.reason != "diverged", "training", got=result.message, expected="a finite loss")
     return _record(config, folder, data, network, result, checkpoints, logger, started)
 
