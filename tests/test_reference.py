@@ -36,8 +36,8 @@ def read(path: Path) -> tuple:
     return system, data["q0"], data["qdot0"] if "qdot0" in data.files else np.zeros_like(data["q0"]), data
 
 
-@pytest.mark.skipif(not FILES, reason=f"no reference trajectories in {FOLDER}; PHYSMODJAX_REFERENCE names another folder")
-@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+@pytest.mark.skipif(not FILES, reason=f"no reference trajectories in {FOLDER}; PHYSMODJAX_REFERENCE may name another")
+@pytest.mark.parametrize("path", FILES or [FOLDER], ids=lambda path: path.stem)
 def test_reference_trajectories(path):
     system, q0, qdot0, data = read(path)
     rate = float(data["rate"])

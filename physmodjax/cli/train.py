@@ -280,8 +280,8 @@ def train(
     started = time.perf_counter()
     _check_config(config)
     data = open_data(config)
-    last = len(data.splits["test"]) - 1
-    check(config.evaluation.example <= last, "evaluation.example", got=config.evaluation.example, expected=f"at most {last}")
+    example, last = config.evaluation.example, len(data.splits["test"]) - 1
+    check(example <= last, "evaluation.example", got=example, expected=f"at most {last}")
     network = build_network(config, data.grid, len(data.fields))
     n_given, size = config.model.n_given, config.trainer.batch_size
     window = dict(n_given=n_given, window_length=config.trainer.window_length, grid=data.grid)

@@ -1,0 +1,531 @@
+"The four commands: every configuration, every mistake, every interruption."
+import json
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+import h5py
+import hydra
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from physmodjax.audio.render import read_wav
+from physmodjax.cli.config import CONF, build_model, build_spec, named_spec
+from physmodjax.cli.evaluate import evaluate, open_model
+from physmodjax.cli.render import make_sounds
+from physmodjax.cli.train import train
+from physmodjax.datasets.generate import generate, initial_shape
+from physmodjax.solvers.modes import modal_system, warn_if_aliased
+from physmodjax.training.losses import weighted_loss
+
+OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
+MODELS = [name for group, name in OPTIONS if group == "model"]
+DATASETS = [name for group, name in OPTIONS if group == "dataset"]
+QUICK = ["logger=none", "trainer.batch_size=2", "audio.duration=0.02", "progress=false"]
+SMALL = {"d_model": 24, "d_hidden": 8, "n_layers": 2}  # largest sizes of a network in these tests
+LRU = ["model=lru", *(f"model.network.{name}={SMALL[name]}" for name in ("d_model", "n_layers"))]
+LRU.append("model.network.recurrence.d_hidden=8")
+GRU = ["model=gru", "model.network.d_model=8", "model.network.n_layers=0"]  # compiles fast
+
+
+def compose(name, *arguments):
+    "The configuration of a command."
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(name, list(arguments))
+
+
+def shrink(part) -> None:
+    "Cuts the sizes of a network down to SMALL, in place."
+    for name, value in part.items():
+        if OmegaConf.is_dict(value):
+            shrink(value)
+        elif name in SMALL and isinstance(value, int):
+            part[name] = min(value, SMALL[name])
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    "Folder of the small data sets, made once."
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("tiny", "tiny_linear", "tiny_membrane"):
+        generate(build_spec(OmegaConf.load(CONF / "dataset" / f"{name}.yaml")), folder, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_dir(data_dir, tmp_path_factory):
+    "A run of four steps on the tiny string."
+    folder = tmp_path_factory.mktemp("run")
+    steps = ["trainer.max_steps=4", "trainer.eval_every=2"]
+    train(compose("train", "dataset=tiny", *QUICK, *LRU, *steps, f"data_dir={data_dir}"), folder)
+    return folder
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    "A function that runs a command as its script does, in this process: exit status, stdout, lines of stderr."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def run(name, *arguments, folder=tmp_path / "out"):
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        given = [] if any(a.startswith("hydra.run.dir") for a in arguments) else [f"hydra.run.dir={folder}"]
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments, *given])
+        status = 0
+        try:
+            import_module(f"physmodjax.cli.{name}").main()
+        except SystemExit as exit_:
+            status = exit_.code
+        out, err = capsys.readouterr()
+        return status, out, err.splitlines()
+
+    yield run
+    for handler in root.handlers[:]:
+        if handler not in handlers:
+            root.removeHandler(handler)
+            handler.close()
+    root.handlers[:], root.level = handlers, level
+    logging.captureWarnings(False)
+
+
+@pytest.fixture
+def refused(call):
+    "A function that runs a command and returns the one line with which it was refused."
+
+    def run(name, *arguments, **options):
+        status, out, err = call(name, *arguments, **options)
+        assert status == 1, (out, err)
+        assert len(err) == 1 and err[0].startswith("error: "), err
+        assert "Traceback" not in out
+        return err[0]
+
+    return run
+
+
+def leftovers(folder: Path) -> list[str]:
+    "Half-written files below a folder."
+    return [str(path) for path in folder.rglob("*") if "tmp" in path.suffix or "orbax-checkpoint-tmp" in path.name]
+
+
+# Configurations
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS, ids=["/".join(option) for option in OPTIONS])
+def test_every_option_composes(group, name):
+    try:
+        config = compose("train", f"{group}={name}")
+    except hydra.errors.ConfigCompositionException:
+        config = compose("train", f"+{group}={name}")
+    OmegaConf.to_container(config, resolve=True)
+    build_spec(config.dataset)
+    weighted_loss(OmegaConf.to_container(config.loss.weights))
+    build_model(config.model.network, grid=(51,), channels=len(config.model.fields), n_given=config.model.n_given)
+
+
+@pytest.mark.parametrize("name", ["train", "generate", "evaluate", "render"])
+def test_every_command_composes(name):
+    OmegaConf.to_container(compose(name, *(["run=x"] if name in ("evaluate", "render") else [])), resolve=True)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_dataset_can_be_made(name):
+    "Its name is that of its file, its grid carries its modes, and only the sets published so alias."
+    spec = named_spec(OmegaConf.load(CONF / "dataset" / f"{name}.yaml"))
+    assert spec.name == name
+    shape, _ = initial_shape(spec, 0)
+    assert np.isfinite(modal_system(spec.parameters, spec.n_modes).to_modal(shape)).all()
+    highest = {quantity: high for quantity, _, high in spec.varied}  # of those varied, tension moves the modes upwards
+    system = modal_system(type(spec.parameters)(**{**vars(spec.parameters), **highest}), spec.n_modes)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        aliased = warn_if_aliased(system, spec.rate).tolist()
+    assert aliased == ([9, 10] if name.endswith("4k") else [])
+    assert len(caught) == bool(aliased)
+
+
+def test_published_sets():
+    for kind in ("linear", "nonlinear"):
+        for shape in ("gaussian", "noise"):
+            for short, rate, n_modes in (("4k", 4000.0, 10), ("16k", 16000.0, 25)):
+                spec = build_spec(OmegaConf.load(CONF / "dataset" / f"string_{kind}_{shape}_{short}.yaml"))
+                assert (spec.rate, spec.n_modes, spec.n_points, spec.n_steps) == (rate, n_modes, 101, 4000)
+                assert (spec.nonlinear, spec.excitation, spec.n_trajectories) == (kind == "nonlinear", shape, 1000)
+                assert spec.splits == (0.8, 0.1, 0.1) and spec.amplitude == (0.001, 0.01) and spec.release == "pluck"
+            spec = build_spec(OmegaConf.load(CONF / "dataset" / f"membrane_{kind}_{shape}_16k.yaml"))
+            assert (spec.rate, spec.n_modes, spec.n_points) == (16000.0, (15, 15), (41, 37))
+            assert (spec.n_steps, spec.n_trajectories, spec.nonlinear) == (8000, 100, kind == "nonlinear")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_runs_a_step(name, data_dir, tmp_path):
+    "One step, then errors, report, pictures, sounds and checkpoints are there."
+    config = compose("train", f"model={name}", "dataset=tiny", *QUICK, "trainer.max_steps=1", f"data_dir={data_dir}")
+    shrink(config.model.network)
+    metrics = train(config, tmp_path)
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    assert stored["steps"] == 1 and set(stored["best"]) == {"valid", "test"}
+    assert np.isfinite(metrics["final"]["test"]["mse_rel"])
+    assert "<html" in (tmp_path / "report.html").read_text()
+    media = {path.name for path in (tmp_path / "media").iterdir()}
+    assert {"waterfall.png", "error_over_time.png", "model.wav", "true.wav"} <= media
+    assert open_model(tmp_path).step == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_runs_on_a_membrane(name, data_dir, tmp_path):
+    arguments = ["dataset=tiny_membrane", *QUICK, "trainer.max_steps=1", "audio.enabled=false"]
+    config = compose("train", f"model={name}", *arguments, f"data_dir={data_dir}")
+    shrink(config.model.network)
+    assert train(config, tmp_path)["steps"] == 1
+    assert (tmp_path / "media" / "snapshots.png").exists()
+
+
+def test_same_seed_same_numbers(data_dir, tmp_path):
+    results = []
+    for number, seed in enumerate((5, 5, 6)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        arguments = ["dataset=tiny", *QUICK, *GRU, "trainer.max_steps=4", "audio.enabled=false", f"seed={seed}"]
+        train(compose("train", *arguments, f"data_dir={data_dir}"), folder)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        results.append((metrics["best"], metrics["final"], metrics["best_step"]))
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+
+
+# Mistakes
+
+MISTAKES = {
+    "unknown model": (["model=lur"], "did you mean lru?"),
+    "unknown data set": (["dataset=tinny"], "did you mean tiny?"),
+    "unknown key": (["trainer.max_step=3"], "trainer.max_step"),
+    "unknown option of a model": (["+model.network.n_layer=3"], "did you mean n_layers?"),
+    "foreign class": (["model.network._target_=os.system"], "got os.system"),
+    "text for a number": (["trainer.max_steps=many"], "trainer.max_steps: got 'many'"),
+    "text for the rate": (["dataset.rate=fast"], "rate: got 'fast'"),
+    "text for a density": (["+dataset.parameters.rho=heavy"], "rho: got 'heavy'"),
+    "text for a learning rate": (["optimizer.learning_rate=fast"], "learning_rate"),
+    "text for a range": (["dataset.amplitude=[soft,hard]"], "amplitude"),
+    "negative steps": (["dataset.n_steps=-5"], "n_steps: got -5"),
+    "negative length": (["+dataset.parameters.length=-0.65"], "length: got -0.65"),
+    "negative density": (["+dataset.parameters.rho=-1140"], "rho: got -1140"),
+    "unknown quantity": (["+dataset.parameters.tension=60"], "quantity of nylon_string: got 'tension'"),
+    "too many modes": (["dataset.n_modes=30"], "got 30, expected at most 19"),
+    "too large a batch": (["trainer.batch_size=1000"], "batch_size: got 1000"),
+    "no step": (["trainer.max_steps=0"], "trainer.max_steps: got 0"),
+    "negative seed": (["seed=-1"], "seed: got -1"),
+    "unknown field": (["model.fields=[pressure]"], "field pressure"),
+    "no given frame": (["model.n_given=0"], "n_given: got 0"),
+    "unknown loss": (["+loss.weights.mes=1"], "mes"),
+    "no such example": (["evaluation.example=9"], "evaluation.example: got 9"),
+    "pickup off the string": (["audio.pickup=2"], "audio.pickup: got 2"),
+    "negative duration": (["audio.duration=-1"], "audio.duration: got -1"),
+    "nothing to resume": (["resume=nowhere"], "resume: got nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_are_one_line(case, refused, data_dir, tmp_path):
+    arguments, message = MISTAKES[case]
+    chosen = ["dataset=tiny"] if "data set" not in case else []
+    sizes = [a for a in GRU if a.split("=")[0] not in "".join(arguments)]
+    quick = [a for a in QUICK if a.split("=")[0] not in "".join(arguments)]
+    line = refused("train", *chosen, *quick, *sizes, *arguments, f"data_dir={data_dir}")
+    assert message in line, line
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    assert not leftovers(data_dir)
+
+
+def test_an_aliasing_rate_is_a_warning(call, tmp_path):
+    "It names the modes on stderr and in the log, and the set is made."
+    status, out, err = call("generate", "dataset=tiny", "dataset.rate=2000", "progress=false", "data_dir=data")
+    assert status == 0, err
+    assert any("aliases mode 4 (" in line and line.startswith("WARNING") for line in err), err
+    assert "aliases mode 4 (" in (tmp_path / "out" / "generate.log").read_text()
+    assert "10 trajectories" in out
+
+
+# Data
+
+def spoil(data_dir: Path, change) -> Path:
+    "A copy of the tiny set of which one file was changed, and that file."
+    generate(build_spec(OmegaConf.load(CONF / "dataset" / "tiny.yaml")), data_dir, progress=False)
+    victim = next((data_dir / "tiny" / "data" / "train").glob("*.hdf5"))
+    change(victim)
+    manifest = data_dir / "tiny" / "manifest.json"
+    entries = json.loads(manifest.read_text())
+    if victim.exists():  # as if the set had come with such a file
+        entries["files"][str(victim.relative_to(data_dir / "tiny"))]["bytes"] = victim.stat().st_size
+    manifest.write_text(json.dumps(entries))
+    return victim
+
+
+def retype(dtype):
+    "A change of the type in which the displacement is stored."
+
+    def change(path):
+        with h5py.File(path, "r+") as file:
+            group = file["t0_fields"]
+            values = group["displacement"][()]
+            del group["displacement"]
+            group["displacement"] = values.astype(dtype)
+
+    return change
+
+
+def other_file(path):
+    with h5py.File(path, "w") as file:
+        file["notes"] = [1, 2, 3]
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "truncated"),
+    "empty": (lambda path: path.write_bytes(b""), "not an HDF5 file"),
+    "foreign": (other_file, "missing"),
+    "text": (lambda path: path.write_text("u = 0"), "not an HDF5 file"),
+    "float64": (retype(np.float64), "got float64, expected float32"),
+    "integers": (retype(np.int32), "got int32, expected float32"),
+    "a byte": (flip, ""),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_data_are_named(case, refused, tmp_path):
+    change, message = DAMAGE[case]
+    victim = spoil(tmp_path / "data", change)
+    line = refused("train", "dataset=tiny", *QUICK, *GRU, "trainer.max_steps=1", "data_dir=data")
+    assert victim.name in line and message in line, line
+    line = refused("generate", "dataset=tiny", "data_dir=data", "verify=true")
+    assert victim.name in line
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_a_missing_file_is_made_again(call, refused, tmp_path):
+    victim = spoil(tmp_path / "data", lambda path: path.unlink())
+    assert victim.name in refused("generate", "dataset=tiny", "data_dir=data", "verify=true")
+    assert call("generate", "dataset=tiny", "data_dir=data")[0] == 0
+    status, out, err = call("generate", "dataset=tiny", "data_dir=data", "--verify")
+    assert (status, err) == (0, []) and "3 files verified" in out
+
+
+# Disks
+
+def test_a_folder_below_a_file_cannot_be_written(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    for arguments in (["data_dir=file/data"], ["hydra.run.dir=file/run", "data_dir=data"]):
+        line = refused("generate", "dataset=tiny", *arguments)
+        assert "file" in line and "Not a directory" in line
+    assert (tmp_path / "file").read_text() == ""
+
+
+@contextmanager
+def file_size_limit(n_bytes: int):
+    "Every write beyond so many bytes of a file fails, as on a disk that is full."
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+
+
+@contextmanager
+def small_disk(folder: Path, size: str):
+    "A disk of that size; the test is skipped where none can be mounted."
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_data_that_cannot_be_written(refused, call, tmp_path):
+    with file_size_limit(20_000):
+        line = refused("generate", "dataset=tiny", "data_dir=data")
+    assert "could not be written: File too large" in line and ".hdf5" in line
+    assert not leftovers(tmp_path / "data")
+    assert call("generate", "dataset=tiny", "data_dir=data")[0] == 0
+
+
+def test_data_on_a_full_disk(refused, tmp_path):
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        line = refused("generate", "dataset=tiny", f"data_dir={disk}")
+        assert "No space left on device" in line and ".hdf5" in line
+        assert not leftovers(disk)
+
+
+def test_checkpoints_on_a_full_disk(refused, data_dir, tmp_path):
+    "One line, and nothing that looks like a finished run."
+    with small_disk(tmp_path / "disk", "128k") as disk:
+        sizes = ["model=gru", "model.network.d_model=64", "model.network.n_layers=0"]
+        steps = ["trainer.max_steps=2", "audio.enabled=false"]
+        line = refused(
+            "train", "dataset=tiny", *QUICK, *sizes, *steps, f"data_dir={data_dir}", folder=disk / "run"
+        )
+        assert "checkpoints" in line and "not saved" in line
+        assert not (disk / "run" / "metrics.json").exists()
+        assert not leftovers(disk)
+
+
+# Evaluate and render
+
+def test_evaluate_gives_the_numbers_of_the_training(call, run_dir, tmp_path):
+    status, out, err = call("evaluate", f"run={run_dir}")
+    assert (status, err) == (0, [])
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    trained = json.loads((run_dir / "metrics.json").read_text())["best"]["test"]
+    for name in ("mse_rel", "mae_rel"):
+        assert result[name] == pytest.approx(trained[name], rel=1e-5)
+    assert f"mse_rel {result['mse_rel']:.4g}" in out
+    assert (tmp_path / "out" / "media" / "waterfall.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("n_steps", [10, 39, 90])
+def test_evaluate_over_any_horizon(n_steps, run_dir, tmp_path):
+    "The frames that two horizons share are the same, so a longer one holds the sums of a shorter one."
+    result = evaluate(compose("evaluate", f"run={run_dir}", f"n_steps={n_steps}"), tmp_path)
+    assert (result["n_steps"], result["n_trajectories"]) == (n_steps, 2)
+    assert np.isfinite(result["mse_rel"])
+
+
+def test_evaluate_on_another_set(run_dir, tmp_path, data_dir):
+    arguments = [f"run={run_dir}", "dataset=tiny_linear", "split=valid", f"data_dir={data_dir}"]
+    result = evaluate(compose("evaluate", *arguments), tmp_path)
+    assert (result["dataset"], result["split"]) == ("tiny_linear", "valid")
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["run=nowhere"], "nowhere"),
+    ([], "run"),
+    (["dataset=string"], "grid of the data set string: got (51,), expected (21,)"),
+    (["dataset=tiny_membrane"], "got (11, 10), expected (21,)"),
+    (["dataset=tiny", "dataset.rate=9000"], "got 9000 Hz, expected 8000 Hz"),
+    (["n_steps=-1"], "n_steps: got -1"),
+    (["n_steps=far"], "n_steps: got 'far'"),
+    (["split=tset"], "did you mean test?"),
+    (["checkpoint=7"], "checkpoint 7"),
+    (["batch_size=0"], "batch_size: got 0"),
+])  # fmt: skip
+def test_evaluate_refuses(arguments, message, refused, run_dir, tmp_path):
+    own = [] if not arguments or arguments[0].startswith("run=") else [f"run={run_dir}"]
+    assert message in refused("evaluate", *own, *arguments)
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+
+
+def test_a_truncated_checkpoint_is_named(refused, run_dir, tmp_path):
+    copy = tmp_path / "run"
+    subprocess.run(["cp", "-r", str(run_dir), str(copy)], check=True)
+    files = [path for path in (copy / "checkpoints").rglob("*") if path.is_file() and path.parent.name == "d"]
+    assert files
+    for path in files:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for name in ("evaluate", "render"):
+        assert "damaged" in refused(name, f"run={copy}", *(["pluck.width=0.2"] if name == "render" else []))
+
+
+def test_render_writes_both_sounds(call, run_dir, tmp_path):
+    arguments = ["pluck.position=0.3", "pluck.width=0.15", "pluck.amplitude=0.05", "pickup=0.8", "duration=0.2"]
+    status, out, err = call("render", f"run={run_dir}", *arguments, "out=sounds/pluck.wav")
+    assert status == 0, err
+    assert err == ["WARNING: outside the range of the training: amplitude 0.05 (0.001 to 0.01)"]
+    for name in ("pluck.wav", "pluck_simulated.wav"):
+        sound, rate = read_wav(tmp_path / "sounds" / name)
+        assert (len(sound), rate) == (round(0.2 * 44100), 44100) and np.abs(sound).max() > 0.5
+        assert name in out
+
+
+RENDER_MISTAKES = [
+    (["duration=-1"], "duration: got -1"),
+    (["duration=long"], "duration: got 'long'"),
+    (["pluck.position=1.2"], "pluck.position: got 1.2"),
+    (["pluck.position=[0.2,0.3]"], "expected a number from 0 to 1"),
+    (["pickup=-0.1"], "pickup: got -0.1"),
+    (["pluck.amplitude=0"], "pluck.amplitude: got 0"),
+    (["out=pluck.mp3"], "expected a name that ends in .wav"),
+    (["out=file/pluck.wav"], "file"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), RENDER_MISTAKES, ids=[case[0][0] for case in RENDER_MISTAKES])
+def test_render_refuses(arguments, message, refused, run_dir, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert message in refused("render", f"run={run_dir}", "pluck.width=0.2", "duration=0.05", *arguments)
+    assert not list(tmp_path.rglob("*.wav"))
+
+
+@pytest.mark.slow
+def test_a_membrane_is_played_at_two_positions(data_dir, tmp_path):
+    arguments = ["dataset=tiny_membrane", *QUICK, *GRU, "trainer.max_steps=1", "audio.enabled=false"]
+    train(compose("train", *arguments, f"data_dir={data_dir}"), tmp_path)
+    choices = [f"run={tmp_path}", "duration=0.05", "pluck.width=0.3"]
+    places = ["pluck.position=[0.4,0.6]", "pickup=[0.2,0.3]"]
+    assert all(path.exists() for path in make_sounds(compose("render", *choices, *places), tmp_path))
+    for one in places:
+        with pytest.raises(ValueError, match="expected two numbers"):
+            make_sounds(compose("render", *choices, one), tmp_path)
+
+
+# Programs of their own
+
+def test_scripts_work_from_anywhere(run_python, root, data_dir, tmp_path):
+    "Online without a key and without a terminal, W&B warns and the run goes on; what it leaves can be evaluated."
+    steps = ["trainer.max_steps=2", "logger=wandb", "audio.enabled=false", f"data_dir={data_dir}", "hydra.run.dir=run"]
+    arguments = [a for a in QUICK if "logger" not in a] + steps
+    key = {"WANDB_API_KEY": "", "HOME": str(tmp_path), "NETRC": str(tmp_path / "none"), "WANDB_MODE": "online"}
+    done = run_python("scripts/train.py", "dataset=tiny", *GRU, *arguments, **key, WANDB_BASE_URL="http://127.0.0.1:9")
+    assert done.returncode == 0, done.stderr
+    assert "W&B" in done.stderr and "Traceback" not in done.stderr
+    assert "W&B" in (tmp_path / "run" / "train.log").read_text()
+    assert {"metrics.json", "report.html", "media", "checkpoints", "wandb", ".hydra"} <= set(os.listdir(tmp_path / "run"))
+    done = run_python("scripts/evaluate.py", "run=run", "n_steps=10")
+    assert done.returncode == 0 and "mse_rel" in done.stdout, done.stderr
+    done = run_python("scripts/generate.py", "dataset=tiny", f"data_dir={data_dir}", "--verify")
+    assert done.returncode == 0 and "3 files verified" in done.stdout, done.stderr
+    done = run_python("scripts/render.py", "run=run", "duration=-1")
+    assert (done.returncode, done.stderr.strip()) == (1, "error: duration: got -1, expected a finite number above 0")
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_to_the_same_numbers(call, root, data_dir, tmp_path):
+    steps = ["trainer.max_steps=40", "trainer.eval_every=10", "trainer.checkpoint_every=1", "audio.enabled=false"]
+    arguments = ["dataset=tiny", *QUICK, *GRU, *steps, "model.network.norm=none", f"data_dir={data_dir}"]
+    assert call("train", *arguments, folder=tmp_path / "whole")[0] == 0
+    command = [sys.executable, str(root / "scripts" / "train.py"), *arguments, f"hydra.run.dir={tmp_path / 'cut'}"]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not any((tmp_path / "cut" / "checkpoints").glob("1[2-9]")):
+            assert child.poll() is None and time.monotonic() < deadline, child.stderr.read()
+            time.sleep(0.01)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+    assert not (tmp_path / "cut" / "metrics.json").exists()
+    status, _, err = call("train", *arguments, f"resume={tmp_path / 'cut'}")
+    assert status == 0, err
+    whole, cut = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "cut"))
+    for name in ("best", "final", "steps", "best_step"):
+        assert cut[name] == whole[name]
