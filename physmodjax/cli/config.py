@@ -17,11 +17,13 @@ import hydra
 from flax import linen as nn
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 import physmodjax
+
 from ..core.checks import check, check_choice
 from ..datasets.generate import DatasetSpec, spec_digest, spec_to_dict
 from ..models.batching import batched
@@ -146,12 +148,21 @@ def command(
     full = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print over several lines
 
+    failed = []
+
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
-    def entry(config: DictConfig) -> None:
-        task(config)
+    def entry(config: DictConfig):
+        try:
+            return task(config)  # a sweeper wants the number
+        except EXPECTED as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # Hydra then says which job it was
+            failed.append(error)
 
     try:
         entry()
+        if failed:
+            raise failed[0]
     except EXPECTED as error:
         if full:
             raise

@@ -17,8 +17,6 @@ import numpy as np
 from flax import linen as nn
 from omegaconf import DictConfig, OmegaConf
 
-from .config import build_spec, command, run_folder
-from .train import build_network, open_data, split_error, write_media, write_metrics
 from ..core.checks import check, check_choice, check_integer
 from ..datasets.format import SPLITS
 from ..datasets.generate import DatasetSpec, initial_shape, set_substeps, split_sizes
@@ -29,6 +27,8 @@ from ..solvers.modes import modal_system
 from ..solvers.simulate import simulate
 from ..training.checkpoint import load_variables
 from ..training.loop import make_predict
+from .config import build_spec, command, run_folder
+from .train import build_network, open_data, split_error, write_media, write_metrics
 
 # %% ../../nbs/cli/evaluate.ipynb #b4626aae
 class TrainedModel(NamedTuple):

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from .config import command, named_spec
 from ..core.checks import check, check_integer
 from ..datasets.format import read_header
 from ..datasets.generate import DatasetSpec, generate, is_complete, read_manifest, shards, split_sizes, verify
+from .config import command, named_spec
 
 # %% ../../nbs/cli/generate.ipynb #095a1633
 def accuracy(

@@ -13,11 +13,11 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from ..audio.render import render, write_wav
-from .config import command, run_folder
-from .evaluate import TrainedModel, open_model, simulate_from
 from ..core.checks import check, check_choice, check_integer, check_positive
 from ..datasets.generate import DatasetSpec
 from ..training.loop import make_predict
+from .config import command, run_folder
+from .evaluate import TrainedModel, open_model, simulate_from
 
 # %% ../../nbs/cli/render.ipynb #f32fed09
 log = logging.getLogger(__name__)

@@ -141,8 +141,8 @@ def split_error(
     return error
 
 
-def _errors(config, network, variables, data) -> dict[str, RelativeError]:
-    predict, size, n_given = make_predict(network), config.evaluation.batch_size, config.model.n_given
+def _errors(config, predict, variables, data) -> dict[str, RelativeError]:
+    size, n_given = config.evaluation.batch_size, config.model.n_given
     return {
         split: split_error(
             predict, variables, ordered_batches(data.splits[split], data.normaliser, size, n_given), data.normaliser
@@ -314,8 +314,9 @@ def _logger(config, folder, stored):
 def _record(config, folder, data, network, result, checkpoints, logger, started) -> dict:
     "Errors, pictures, sounds and files of a finished training."
     best, _ = checkpoints.restore(result.state, "best")
-    errors = {"best": _errors(config, network, best.variables(), data)}
-    errors["final"] = _errors(config, network, result.state.variables(), data)
+    predict = make_predict(network)  # compiled once for both
+    errors = {"best": _errors(config, predict, best.variables(), data)}
+    errors["final"] = _errors(config, predict, result.state.variables(), data)
     metrics = {name: {split: e.result() for split, e in both.items()} for name, both in errors.items()}
     metrics |= {
         "steps": int(result.state.step), "best_step": int(best.step), "seed": config.seed,

@@ -76,7 +76,8 @@ def _check_spec(spec: DatasetSpec) -> None:
     check_integer("n_steps", spec.n_steps, minimum=2)
     check_integer("n_trajectories", spec.n_trajectories, minimum=3)
     check_integer("seed", spec.seed, minimum=0)
-    ok = len(spec.splits) == 3 and min(spec.splits) > 0 and abs(sum(spec.splits) - 1) < 1e-9
+    ok = np.shape(spec.splits) == (3,) and all(isinstance(f, int | float) and f > 0 for f in spec.splits)
+    ok = ok and abs(sum(spec.splits) - 1) < 1e-9
     check(ok, "splits", got=spec.splits, expected="three fractions above 0 that add up to 1")
     axes = 1 if isinstance(spec.parameters, StringParameters) else 2
     for name in ("n_points", "n_modes"):
@@ -87,13 +88,22 @@ def _check_spec(spec: DatasetSpec) -> None:
     _check_draws(spec)
 
 
+def _check_range(name: str, value) -> None:
+    ok = np.shape(value) == (2,) and all(isinstance(end, int | float) for end in value) and value[0] <= value[1]
+    check(ok, name, got=value, expected="two numbers, lowest first")
+
+
 def _check_draws(spec: DatasetSpec) -> None:
     names = [field.name for field in dataclasses.fields(spec.parameters)]
-    for name, low, high in spec.varied:
+    for entry in spec.varied:
+        check(np.size(entry) == 3, "varied", got=entry, expected="a parameter, its lowest and its highest value")
+        name, *ends = entry
         check_choice("varied parameter", name, [n for n in names if n not in ("length", "length_x", "aspect_ratio")])
-        check(low <= high, f"range of {name}", got=(low, high), expected="lowest, then highest")
-    low, high = spec.amplitude
-    check(0 < low <= high, "amplitude", got=spec.amplitude, expected="a range above 0, lowest first")
+        _check_range(f"range of {name}", ends)
+    _check_range("amplitude", spec.amplitude)
+    check(spec.amplitude[0] > 0, "amplitude", got=spec.amplitude, expected="a range above 0, lowest first")
+    _check_range("position", spec.position)
+    check_positive("width", spec.width)
 
 # %% ../../nbs/datasets/generate.ipynb #20d9abfe
 def spec_to_dict(

@@ -107,6 +107,7 @@ class Checkpoints:
             enable_async_checkpointing=False,
             create=not read_only,
             read_only=read_only,
+            save_interval_steps=0 if read_only else 1,  # what the library would set with a warning
         )
         if read_only and not self.directory.is_dir():
             raise CheckpointError(f"{self.directory}: got no such folder, expected checkpoints; train a model first")
