@@ -169,7 +169,10 @@ def test_published_sets():
             assert (spec.n_steps, spec.n_trajectories, spec.nonlinear) == (8000, 100, kind == "nonlinear")
 
 
-@pytest.mark.parametrize("name", MODELS)
+QUICKLY = {"lru", "gru"}  # the others are as many times the same seconds
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICKLY else pytest.mark.slow) for n in MODELS])
 def test_every_model_runs_a_step(name, data_dir, tmp_path):
     "One step, then errors, report, pictures, sounds and checkpoints are there."
     config = compose("train", f"model={name}", "dataset=tiny", *QUICK, "trainer.max_steps=1", f"data_dir={data_dir}")

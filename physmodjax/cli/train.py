@@ -246,7 +246,8 @@ def write_media(folder: Path, figures: dict, sounds: dict) -> None:
     "PNG and WAV files."
     (folder / "media").mkdir(exist_ok=True)
     for name, figure in figures.items():
-        atomic_write(folder / "media" / f"{name}.png", plots.figure_png(figure))
+        content = figure if isinstance(figure, bytes) else plots.figure_png(figure)
+        atomic_write(folder / "media" / f"{name}.png", content)
     for name, content in sounds.items():
         atomic_write(folder / "media" / f"{name}.wav", content)
 
@@ -329,6 +330,7 @@ def _record(config, folder, data, network, result, checkpoints, logger, started)
     if config.audio.enabled:
         sounds, spectra = make_sounds(config, network, best.variables(), data)
         figures |= spectra
+    figures = {name: plots.figure_png(figure) for name, figure in figures.items()}  # drawn once for all who show them
     write_metrics(folder / "metrics.json", metrics)
     write_media(folder, figures, sounds)
     make_report(folder, config, metrics, figures, sounds)

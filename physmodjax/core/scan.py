@@ -19,6 +19,7 @@ from .checks import check_integer, check_shape
 
 # %% ../../nbs/core/scan.ipynb #844c0e8c
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def powers(
     lam: jax.Array,  # (...,) complex
     n_steps: int,  # how many powers
@@ -85,6 +86,7 @@ def _associative(lam, x):
 
 
 @jax.custom_vjp
+@jax.jit
 def _affine(lam, x):
     return lax.platform_dependent(lam, x, cpu=_sequential, default=_associative)
 
