@@ -330,7 +330,8 @@ def _record(config, folder, data, network, result, checkpoints, logger, started)
     if config.audio.enabled:
         sounds, spectra = make_sounds(config, network, best.variables(), data)
         figures |= spectra
-    figures = {name: plots.figure_png(figure) for name, figure in figures.items()}  # drawn once for all who show them
+    # drawn once for all who show them
+    figures = {name: plots.figure_png(figure) for name, figure in figures.items()}
     write_metrics(folder / "metrics.json", metrics)
     write_media(folder, figures, sounds)
     make_report(folder, config, metrics, figures, sounds)
