@@ -414,7 +414,7 @@ def test_evaluate_gives_the_numbers_of_the_training(call, run_dir, tmp_path):
 
 @pytest.mark.parametrize("n_steps", [10, 39, 90])
 def test_evaluate_over_any_horizon(n_steps, run_dir, tmp_path):
-    "The frames that two horizons share are the same, so a longer one holds the sums of a shorter one."
+    "Shorter than the set, as long as it, and longer, where the truth is simulated on."
     result = evaluate(compose("evaluate", f"run={run_dir}", f"n_steps={n_steps}"), tmp_path)
     assert (result["n_steps"], result["n_trajectories"]) == (n_steps, 2)
     assert np.isfinite(result["mse_rel"])

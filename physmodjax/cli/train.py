@@ -251,7 +251,7 @@ def write_media(folder: Path, figures: dict, sounds: dict) -> None:
     for name, content in sounds.items():
         atomic_write(folder / "media" / f"{name}.wav", content)
 
-
+# %% ../../nbs/cli/train.ipynb #bef71286
 def make_report(folder: Path, config: DictConfig, metrics: dict, figures: dict, sounds: dict) -> Path:
     "report.html, which needs no other file."
     table = {f"{name} {part}": entry for name in ("best", "final") for part, entry in _flat(metrics[name]).items()}
