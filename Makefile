@@ -95,6 +95,6 @@ define run_tests
 failed=; \
 echo "ruff:"; $(BIN)/ruff check --output-format concise . || failed+=" ruff"; \
 echo "notebooks:"; $(TEST_ENV) $(BIN)/nbdev_test --n_workers 2 --timing || failed+=" notebooks"; \
-$(BIN)/python -m pytest $(1) || failed+=" pytest"; \
+$(BIN)/python -m pytest -n 2 $(1) || failed+=" pytest"; \
 test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 endef

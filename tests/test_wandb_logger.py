@@ -162,7 +162,7 @@ def test_all_that_is_logged_offline_is_read_back(tmp_path, told):
         "seed": 3, "optimizer": {"rate": 1e-3}, "tags": ["a", "b"]}
     summary = {k: v for r in found if r["type"] == "summary" for k, v in r["summary"]["update"].items()}
     assert summary["mse_rel"] == 0.2 and summary["reason"] == "finished"
-    assert found[-1]["exit"] == {"exit_code": 3}
+    assert found[-1]["exit"]["exit_code"] == 3
     everything = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
     assert b"0123secret" not in everything
 
