@@ -1,17 +1,20 @@
 """Faults and laws of evaluation and audio that need another process, a failing disk or the two packages together."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from physmodjax.audio import read_wav, render, wav_bytes, write_wav
-from physmodjax.evaluation import RelativeError, partials, plots
+from physmodjax.evaluation import RelativeError, partials, pitch_track, plots
 from physmodjax.evaluation.report import Section, write_report
+from physmodjax.solvers import MYLAR_MEMBRANE, draw_shape, modal_system, simulate
 
 
 def string(rate=8000, n_steps=4000):
@@ -112,3 +115,29 @@ def test_report_of_a_run_is_small_and_well_formed(tmp_path):
     assert len(page) < 2e6
     tree = ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>\n"))
     assert len(tree.findall(".//img")) == 4 and len(tree.findall(".//audio")) == 1
+
+
+@pytest.mark.parametrize("height, sharp, tolerance", [(0.002, 6.7, 0.03), (0.004, 26.7, 0.1)])
+def test_a_hard_struck_membrane_is_as_sharp_as_its_averaged_tension_says(height, sharp, tolerance):
+    "Pitch of the lowest of sixteen coupled modes, tracked in the signal, in cents."
+    system = modal_system(MYLAR_MEMBRANE, (4, 4))
+    options = dict(peak=(height, height), centre=(0.4, 0.4), narrowest=0.3, widest=0.3, aspect_ratio=0.9)
+    q = system.to_modal(draw_shape("raised_cosine", np.random.default_rng(0), (25, 25), **options).shape)
+    q, qdot = simulate(system, q, 0 * q, rate=8000, n_steps=2000)
+    f1 = system.frequencies()[0]
+    when, measured = pitch_track(q[:, 0], 8000, f1)
+    window = np.hanning(int(np.ceil(8 * 8000 / f1)))
+    expected = plots.expected_pitch(system.bank, system.coupling, q, qdot)
+    expected = np.interp(when, np.arange(len(q)) / 8000, np.convolve(expected, window / window.sum(), "same"))
+    inner = (when > 0.06) & (when < 0.19)
+    assert abs(1200 * np.log2(measured[inner] / f1).mean() - sharp) < 0.3
+    assert np.abs(1200 * np.log2(measured / expected))[inner].max() < tolerance
+
+
+def test_any_motion_of_any_shape_becomes_an_animation_of_the_size_asked_for():
+    "Random fields are the worst case for compression; frames that repeat must not be merged."
+    rng = np.random.default_rng(2)
+    for shape in ((12, 5), (7, 200), (9, 3, 3), (6, 50, 20)):
+        for motion in (rng.normal(size=shape), np.zeros(shape), np.full(shape, np.nan)):
+            data = plots.animation(motion, motion[::-1], width=200, aspect_ratio=0.5, max_bytes=100_000)
+            assert len(data) <= 100_000 and PIL.Image.open(io.BytesIO(data)).n_frames == shape[0]

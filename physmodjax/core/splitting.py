@@ -20,24 +20,24 @@ from .types import OscillatorBank
 
 # %% ../../nbs/core/splitting.ipynb #e5521052
 class Flow(NamedTuple):
-    "The linear map of (q, q') over a fixed time, and its response to a constant force. All (M,)."
+    "The linear map of (q, q') over a fixed time, less the identity, and its response to a constant force. All (M,)."
 
-    qq: jax.Array
+    qq_less_1: jax.Array
     qv: jax.Array
     vq: jax.Array
-    vv: jax.Array
+    vv_less_1: jax.Array
     qf: jax.Array
 
 
 def _cos_sin(x, t):
-    "cos(√x t) and sin(√x t)/√x for x of either sign, differentiable at 0."
+    "cos(√x t) - 1 and sin(√x t)/√x for x of either sign, differentiable at 0."
     small = jnp.abs(x) * t**2 < 1e-8
     root = jnp.sqrt(jnp.where(small, 1.0, jnp.abs(x)))
     # e^{-σt} multiplies later and 2σt of several hundred would overflow first: such modes are dead within a sample
     rate = jnp.minimum(root * t, 700.0)
-    cos = jnp.where(x > 0, jnp.cos(root * t), jnp.cosh(rate))
+    cos = jnp.where(x > 0, -2 * jnp.sin(root * t / 2) ** 2, 2 * jnp.sinh(rate / 2) ** 2)
     sin = jnp.where(x > 0, jnp.sin(root * t), jnp.sinh(rate)) / root
-    return jnp.where(small, 1 - x * t**2 / 2, cos), jnp.where(small, t * (1 - x * t**2 / 6), sin)
+    return jnp.where(small, -x * t**2 / 2, cos), jnp.where(small, t * (1 - x * t**2 / 6), sin)
 
 # %% ../../nbs/core/splitting.ipynb #282810ff
 def damped_flow(
@@ -48,10 +48,11 @@ def damped_flow(
     omega_sq, sigma = bank.omega_sq, bank.two_sigma / 2
     cos, sin = _cos_sin(omega_sq - sigma**2, t)
     decay = jnp.exp(-sigma * t)
-    qq, qv = decay * (cos + sigma * sin), decay * sin
+    qv, both = decay * sin, decay * cos + jnp.expm1(-sigma * t)
+    qq = both + sigma * qv
     slow = omega_sq * t**2 < 1e-10
-    qf = jnp.where(slow, _creep(bank.two_sigma, t), (1 - qq) / jnp.where(slow, 1.0, omega_sq))
-    return Flow(qq, qv, -omega_sq * qv, decay * (cos - sigma * sin), qf)
+    qf = jnp.where(slow, _creep(bank.two_sigma, t), -qq / jnp.where(slow, 1.0, omega_sq))
+    return Flow(qq, qv, -omega_sq * qv, both - sigma * qv, qf)
 
 
 def _creep(two_sigma, t):
@@ -68,7 +69,7 @@ def apply_flow(
     qdot: jax.Array,  # (M, ...) velocities
 ) -> tuple[jax.Array, jax.Array]:  # the same after the flow's time
     "The homogeneous part of the flow."
-    return flow.qq * q + flow.qv * qdot, flow.vq * q + flow.vv * qdot
+    return q + (flow.qq_less_1 * q + flow.qv * qdot), qdot + (flow.vq * q + flow.vv_less_1 * qdot)
 
 # %% ../../nbs/core/splitting.ipynb #5c7c044c
 class Scheme(NamedTuple):

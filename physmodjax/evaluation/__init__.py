@@ -1,7 +1,9 @@
 """Metrics, plots and reports. Plots and reports load matplotlib and are imported by their own names."""
 
 from physmodjax.evaluation.metrics import (
+    EnergyDrift,
     RelativeError,
+    energy_drift,
     error_curve,
     frame_sums,
     log_spectral_distance,
@@ -13,7 +15,9 @@ from physmodjax.evaluation.metrics import (
 )
 
 __all__ = [
+    "EnergyDrift",
     "RelativeError",
+    "energy_drift",
     "error_curve",
     "frame_sums",
     "log_spectral_distance",

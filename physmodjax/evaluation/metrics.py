@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['frame_sums', 'RelativeError', 'error_curve', 'stft_magnitude', 'log_spectral_distance', 'multi_resolution_error',
-           'partials', 'partial_errors', 'pitch_track']
+           'partials', 'partial_errors', 'pitch_track', 'EnergyDrift', 'energy_drift']
 
 # %% ../../nbs/evaluation/metrics.ipynb #a2c8bab5
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -211,3 +212,24 @@ def pitch_track(
     a = _demodulate(signal, rate, f0, n_window, hop)
     frequency = f0 + np.angle(np.conj(a[:-1]) * a[1:]) * rate / (2 * np.pi * hop)
     return (np.arange(frequency.size) * hop + (n_window - 1 + hop) / 2) / rate, frequency
+
+# %% ../../nbs/evaluation/metrics.ipynb #b9b70bbe
+class EnergyDrift(NamedTuple):
+    "Largest relative deviation of the energy from its start."
+
+    worst: float  # of all trajectories; NaN if an energy was
+    each: np.ndarray  # (...,) float64, of each trajectory
+
+
+def energy_drift(
+    total: np.ndarray,  # (..., T) real, energy over time, any unit
+) -> EnergyDrift:
+    "max_n |E_n/E_0 − 1|. Raises ValueError if an energy starts at zero or the values are complex."
+    check(np.isrealobj(total), "dtype of total", got=np.asarray(total).dtype, expected="real numbers")
+    check_shape("total", total, ..., "T")
+    total = np.asarray(total, np.float64)
+    check(total.size > 0, "energies", got="none", expected="at least one sample of one trajectory")
+    start = total[..., :1]
+    check(bool(np.all(start != 0)), "energy at the start", got=0, expected="a motion that begins with some")
+    each = np.abs(total / start - 1).max(axis=-1)
+    return EnergyDrift(float(each.max()), each)

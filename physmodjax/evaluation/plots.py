@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'figure_png', 'waterfall', 'snapshots', 'eigenvalues', 'spectrogram', 'error_over_time', 'mode_shapes',
-           'learning_curve', 'pitch_glide']
+           'learning_curve', 'dominant_partial', 'expected_pitch', 'pitch_glide', 'animation']
 
 # %% ../../nbs/evaluation/plots.ipynb #00566220
 import io
@@ -15,7 +15,8 @@ import numpy as np
 import PIL.Image
 from matplotlib.figure import Figure
 
-from ..core.checks import check, check_positive, check_shape
+from ..core.checks import check, check_integer, check_positive, check_shape
+from ..core.types import OscillatorBank, TensionCoupling
 from .metrics import pitch_track, stft_magnitude
 
 # %% ../../nbs/evaluation/plots.ipynb #61fab279
@@ -273,19 +274,175 @@ def learning_curve(
     return figure
 
 # %% ../../nbs/evaluation/plots.ipynb #eb0feb93
+def dominant_partial(
+    signal: np.ndarray,  # (T,) a pickup signal
+    rate: float,  # samples per second, Hz
+) -> float:  # Hz
+    "Frequency of the loudest partial, by peak interpolation. Raises ValueError for a short, silent or infinite signal."
+    signal = np.asarray(signal, np.float64)
+    check_shape("signal", signal, "T")
+    check_positive("rate", rate)
+    check(signal.size >= 16, "length of signal", got=signal.size, expected="at least 16 samples")
+    check(bool(np.isfinite(signal).all()), "signal", got="values that are not finite", expected="finite numbers")
+    n_fft = 4 * 2 ** int(np.ceil(np.log2(signal.size)))
+    spectrum = np.abs(np.fft.rfft(np.hanning(signal.size + 2)[1:-1] * signal, n_fft))
+    top = 1 + int(np.argmax(spectrum[1:-1]))
+    check(spectrum[top] > 0, "signal", got="silence", expected="a signal that is not zero throughout")
+    left, peak, right = np.log(np.maximum(spectrum[top - 1 : top + 2], 1e-12 * spectrum[top]))
+    bend = left - 2 * peak + right
+    return float(rate / n_fft * (top + (0.5 * (left - right) / bend if bend < 0 else 0.0)))
+
+# %% ../../nbs/evaluation/plots.ipynb #81cdd7a6
+def expected_pitch(
+    bank: OscillatorBank,  # (M,) frequencies and dampings at small amplitude
+    coupling: TensionCoupling | None,  # the tension that rises with stretching; None: none does
+    q: np.ndarray,  # (..., M) modal displacements
+    qdot: np.ndarray,  # (..., M) modal velocities
+    mode: int = 1,  # which mode, from 1 on
+) -> np.ndarray:  # (...,) Hz
+    "Frequency of a mode under the averaged tension of a motion. Raises ValueError on unequal shapes or a missing mode."
+    omega_sq, sigma = np.asarray(bank.omega_sq, np.float64), np.asarray(bank.two_sigma, np.float64) / 2
+    q, qdot = np.asarray(q, np.float64), np.asarray(qdot, np.float64)
+    check_shape("q", q, ..., omega_sq.size)
+    check_shape("qdot", qdot, *q.shape)
+    check(1 <= mode <= omega_sq.size, "mode", got=mode, expected=f"1 to {omega_sq.size}")
+    stretched = omega_sq * np.ones_like(q)
+    for _ in range(0 if coupling is None else 4):  # amplitudes depend on frequencies and these on amplitudes
+        share = np.asarray(coupling.weights) * (q**2 + (qdot + sigma * q) ** 2 / stretched)
+        factor = float(coupling.strength) * np.asarray(coupling.weights)
+        stretched = omega_sq + factor * (share.sum(-1, keepdims=True) / 2 + share / 4)
+    k = mode - 1
+    return np.sqrt(np.maximum(stretched[..., k] - sigma[k] ** 2, 0.0)) / (2 * np.pi)
+
+# %% ../../nbs/evaluation/plots.ipynb #479def32
 def pitch_glide(
     signal,  # (T,) a pickup signal, or a mapping from a label to one
     rate: float,  # samples per second, Hz
-    f0: float,  # nominal frequency of the lowest partial, Hz
+    f0: float | None = None,  # nominal frequency of the partial, Hz; None: that of the loudest one in the last quarter
+    expected: np.ndarray | None = None,  # (T,) Hz, the pitch at each sample that theory says, drawn dashed
 ) -> Figure:
     "Momentary pitch against time. Raises ValueError as `pitch_track` does."
+    curves = _curves(signal)
+    if f0 is None:
+        first = np.asarray(next(iter(curves.values())))
+        f0 = dominant_partial(first[-(len(first) // 4) :], rate)
     figure, ((ax,),) = _axes()
-    for colour, (label, values) in zip(COLOURS * 10, _curves(signal).items(), strict=False):
+    for colour, (label, values) in zip(COLOURS * 10, curves.items(), strict=False):
         times, frequency = pitch_track(values, rate, f0)
         cents = 1200 * np.log2(np.where(frequency > 0, frequency, np.nan) / f0)
         ax.plot(times, cents, color=colour, lw=1.1, label=label)
+    if expected is not None:
+        check_shape("expected", expected, len(next(iter(curves.values()))))
+        times = np.arange(len(expected)) / rate
+        cents = 1200 * np.log2(np.asarray(expected) / f0)
+        ax.plot(times, cents, color="0.35", lw=0.9, ls="--", label="expected", zorder=3)
     ax.axhline(0.0, color="0.5", lw=0.7, ls=":")
     _label(ax, "time (s)", f"pitch (cents re {f0:.4g} Hz)")
     if any(ax.get_legend_handles_labels()[1]):
         ax.legend(fontsize=7, frameon=False)
     return figure
+
+# %% ../../nbs/evaluation/plots.ipynb #063c5b49
+_LEVELS, _STEPS = 21, 16
+_RAMPS = tuple(_LEVELS + _STEPS * k for k in range(3))  # first index of truth, prediction and grey
+_LOST = _RAMPS[2] + 7  # the grey of values that are not finite
+
+
+def _palette() -> np.ndarray:
+    "(128, 3) uint8"
+    colours = np.zeros((128, 3))
+    colours[:_LEVELS] = matplotlib.colormaps["RdBu_r"](np.linspace(0, 1, _LEVELS))[:, :3]
+    for start, colour in zip(_RAMPS, (_BLUE, _RED, _BLACK), strict=True):
+        ink = np.linspace(0, 1, _STEPS)[:, None]
+        colours[start : start + _STEPS] = 1 - ink + ink * np.array(matplotlib.colors.to_rgb(colour))
+    return np.round(255 * colours).astype(np.uint8)
+
+# %% ../../nbs/evaluation/plots.ipynb #71256206
+def _line_frames(fields: Sequence[np.ndarray], limit: float, width: int, _: float) -> np.ndarray:
+    "(T, height, width) indices; a pixel is covered according to its distance from the curve."
+    height, n = round(0.42 * width), fields[0].shape[1]
+    rows, middle = np.arange(height)[:, None], (height - 1) / 2
+    frames = np.full((len(fields[0]), height, width), _RAMPS[0], np.uint8)
+    frames[:, round(middle)] = _RAMPS[2] + 3
+    for start, field in reversed(list(zip(_RAMPS, fields, strict=False))):
+        for frame, u in zip(frames, np.asarray(field, np.float64), strict=True):
+            across = np.interp(np.linspace(0, n - 1, width), np.arange(n), u)
+            y = middle - across / limit * middle * 0.9
+            distance = np.abs(rows - y) / np.sqrt(1 + np.gradient(y) ** 2)
+            ink = np.nan_to_num((_STEPS - 1) * np.clip(1.4 - distance, 0, 1)).astype(np.uint8)
+            np.copyto(frame, start + ink, where=ink > 0)
+    return frames
+
+# %% ../../nbs/evaluation/plots.ipynb #e71f8935
+def _stretch(field: np.ndarray, size: int, axis: int) -> np.ndarray:
+    "Linear interpolation to `size` points along an axis."
+    place = np.linspace(0, field.shape[axis] - 1, size)
+    left = np.minimum(place.astype(int), max(field.shape[axis] - 2, 0))
+    weight = (place - left).reshape((-1,) + (1,) * (field.ndim - 1 - axis))
+    right = np.minimum(left + 1, field.shape[axis] - 1)
+    return (1 - weight) * np.take(field, left, axis) + weight * np.take(field, right, axis)
+
+
+def _field_frames(fields: Sequence[np.ndarray], limit: float, width: int, aspect_ratio: float) -> np.ndarray:
+    "(T, height, width) indices"
+    panel = (width - 4 * (len(fields) - 1)) // len(fields)
+    panels = []
+    for field in fields:
+        u = _stretch(_stretch(np.asarray(field, np.float64), panel, 1), round(panel * aspect_ratio), 2)
+        level = np.round((np.clip(u / limit, -1, 1) + 1) / 2 * (_LEVELS - 1))
+        panels.append(np.where(np.isfinite(level), np.nan_to_num(level), _LOST).astype(np.uint8))
+        panels.append(np.full((len(u), 4, u.shape[2]), _RAMPS[0], np.uint8))
+    return np.concatenate(panels[:-1], axis=1).transpose(0, 2, 1)[:, ::-1]
+
+# %% ../../nbs/evaluation/plots.ipynb #ca837fb6
+def _with_bar(frames: np.ndarray) -> np.ndarray:
+    "(T, height + 3, width)"
+    n, _, width = frames.shape
+    bar = np.full((n, 3, width), _RAMPS[2], np.uint8)
+    for k in range(n):
+        end = max(1, round((k + 1) / n * width))
+        bar[k, 1:, :end] = _RAMPS[2] + 6
+        bar[k, 1:, max(0, end - 4) : end] = _RAMPS[2] + 12 + k % 2
+    return np.concatenate([frames, bar], axis=1)
+
+
+def _gif(frames: np.ndarray, duration: int) -> bytes:
+    palette, images = _palette().tobytes(), []
+    for frame in frames:
+        images.append(PIL.Image.fromarray(np.ascontiguousarray(frame)))
+        images[-1].putpalette(palette)
+    file, first = io.BytesIO(), images.pop(0)
+    # naming the palette makes it one for the whole file; without that every frame repeats it
+    first.save(file, "GIF", save_all=True, append_images=images, duration=duration, loop=0, palette=palette)
+    return file.getvalue()
+
+# %% ../../nbs/evaluation/plots.ipynb #6343cf1d
+def animation(
+    true: np.ndarray,  # (T, X) or (T, X, Y), displacement, m; the scale is set by this one
+    predicted: np.ndarray | None = None,  # the same shape, drawn in red or beside it
+    n_frames: int | None = None,  # how many, evenly spaced over the T; None: all
+    frames_per_second: float = 20.0,  # of the animation, Hz, up to 50; a GIF counts in hundredths of a second
+    width: int = 320,  # pixels, made smaller as far as max_bytes asks for it
+    aspect_ratio: float = 1.0,  # second side of a membrane over the first
+    max_bytes: int = 300_000,  # the file is never larger
+) -> bytes:  # a GIF file that loops
+    "The motion as a GIF. Raises ValueError if even a width of 96 pixels does not fit, or there are too few frames."
+    axes = "XY"[: max(1, np.ndim(true) - 1)]
+    true, predicted, limit = _pair(true, true if predicted is None else predicted, "T", *axes)
+    n = len(true) if n_frames is None else n_frames
+    check_integer("n_frames", n, 2)
+    check(n <= len(true), "n_frames", got=n, expected=f"at most {len(true)}, the frames there are")
+    check(0 < frames_per_second <= 50, "frames_per_second", got=frames_per_second, expected="above 0, at most 50")
+    check_integer("width", width, 96)
+    check_positive("aspect_ratio", aspect_ratio)
+    chosen = np.linspace(0, len(true) - 1, n).round().astype(int)
+    fields = [true[chosen]] if predicted is true else [true[chosen], predicted[chosen]]
+    draw = _line_frames if len(axes) == 1 else _field_frames
+    while True:
+        file = _gif(_with_bar(draw(fields, limit, width, aspect_ratio)), 10 * round(100 / frames_per_second))
+        if len(file) <= max_bytes:
+            return file
+        got, hint = f"{len(file)} bytes at a width of 96 pixels", "use fewer frames or allow more bytes"
+        check(width > 96, "animation", got=got, expected=f"at most {max_bytes}", hint=hint)
+        # bytes grow faster than the width, slower than the area; 0.9 keeps a near miss from being tried twice
+        width = max(96, int(width * min(0.95, 0.9 * (max_bytes / len(file)) ** 0.6)))

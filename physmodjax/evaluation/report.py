@@ -10,7 +10,6 @@ import base64
 import html
 import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.checks import check
+from ..core.files import atomic_write
 from .plots import figure_png
 
 # %% ../../nbs/evaluation/report.ipynb #0506072b
@@ -142,17 +142,4 @@ def write_report(
     max_bytes: int = 1_900_000,  # room for pictures and sounds together, as text
 ) -> Path:  # the path
     "Writes a page, whole or not at all. Raises ValueError as `report_html` does, OSError if the disk refuses."
-    path, page = Path(path), report_html(title, sections, max_bytes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path
+    return atomic_write(path, report_html(title, sections, max_bytes).encode())
