@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.checks import check, check_integer, check_shape
+from ..core.checks import check, check_choice, check_integer, check_non_negative, check_shape
 from ..core.types import OscillatorBank, TensionCoupling
 from .parameters import MembraneParameters, StringParameters
 
@@ -27,11 +27,26 @@ class ModalSystem:
     coupling: TensionCoupling | None
     lengths: tuple  # m, (ℓ,) or (ℓx, ℓy)
     n_modes: tuple[int, ...] = field(metadata={"static": True})  # (M,) or (Mx, My)
+    mass: float = field(kw_only=True)  # kg/m of a string, kg/m² of a membrane
+    boundary: tuple[str, str] = field(  # "fixed" or "free", at x = 0 and at x = ℓ
+        default=("fixed", "fixed"), kw_only=True, metadata={"static": True}
+    )
 
     @property
     def size(self) -> int:
         "Number of modes in all."
         return int(np.prod(self.n_modes))
+
+    @property
+    def numbers(self) -> tuple:  # one (M,) float64 array for each axis
+        "Half wavelengths of each mode along each axis: 1, 2, …; with free ends 0, 1, … or ½, 1½, …."
+        return tuple(_FIRST[self.boundary] + np.arange(count) for count in self.n_modes)
+
+    @property
+    def norms(self) -> np.ndarray:  # (M,) m or m²
+        "∫ φ², half the length for each axis, the whole for a rigid motion."
+        return _norms(self)
+
 
     def frequencies(self) -> np.ndarray:  # (M,) float64, Hz
         "Damped frequencies of the modes at small amplitude."
@@ -53,13 +68,22 @@ class ModalSystem:
         "u = Π(2/ℓ) Σ q φ on a grid that includes the edges. Raises ValueError if the grid cannot carry the modes."
         return _to_grid(self, q, n_points)
 
+    def shapes(
+        self,
+        position,  # (...) or (..., 2) for a membrane, each from 0 to 1 of the length of a side
+        width=0.0,  # full width of a window, in units of the first side; 0: the point itself
+    ):  # (..., M) float64
+        "φ at a point, or its mean under a raised-cosine window. Raises ValueError outside the object."
+        return _shapes(self, position, width)
+
 # %% ../../nbs/solvers/modes.ipynb #62dd8628
 def modal_system(
     parameters: StringParameters | MembraneParameters,
     n_modes,  # M, or (Mx, My) for a membrane
     nonlinear: bool = True,  # False leaves the tension modulation out
+    boundary="fixed",  # "fixed", "free", or a pair of them (at x = 0, at x = ℓ); free: strings without stiffness
 ) -> ModalSystem:
-    "The modal equations of a string or membrane with fixed edges. Raises ValueError if n_modes does not fit it."
+    "The modal equations of a string or membrane. Raises ValueError if n_modes or boundary do not fit it."
     is_string = isinstance(parameters, StringParameters)
     check(
         is_string or isinstance(parameters, MembraneParameters), "parameters", got=type(parameters).__name__,
@@ -71,21 +95,24 @@ def modal_system(
     check(len(n_modes) == len(names), "n_modes", got=n_modes, expected=expected)
     for name, count in zip(names, n_modes, strict=True):
         check_integer(name, count)
+    boundary = _check_boundary(boundary, parameters, is_string)
     with jax.enable_x64(True):
         p = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), parameters)
         lengths = (p.length,) if is_string else (p.length_x, p.length_y)
-        weights = _laplacian_eigenvalues(lengths, n_modes)
+        weights = _laplacian_eigenvalues(lengths, n_modes, _FIRST[boundary])
         mass, stiffness, strength = _string_terms(p) if is_string else _membrane_terms(p)
         bank = OscillatorBank(
             omega_sq=(stiffness * weights**2 + p.T0 * weights) / mass, two_sigma=(p.d1 + p.d3 * weights) / mass
         )
         coupling = TensionCoupling(strength, weights) if nonlinear else None
-    return jax.tree.map(_plain, ModalSystem(bank, coupling, lengths, n_modes))
+    return jax.tree.map(_plain, ModalSystem(bank, coupling, lengths, n_modes, mass=mass, boundary=boundary))
 
 # %% ../../nbs/solvers/modes.ipynb #8be3151e
-def _laplacian_eigenvalues(lengths, n_modes):
-    "Sum over axes of (μπ/ℓ)², first axis outermost."
-    axes = [(jnp.arange(1, count + 1) * jnp.pi / length) ** 2 for length, count in zip(lengths, n_modes, strict=True)]
+def _laplacian_eigenvalues(lengths, n_modes, first=1):
+    "Sum over axes of (μπ/ℓ)², first axis outermost; μ counts from `first`."
+    axes = [
+        ((first + jnp.arange(count)) * jnp.pi / length) ** 2 for length, count in zip(lengths, n_modes, strict=True)
+    ]
     return axes[0] if len(axes) == 1 else (axes[0][:, None] + axes[1][None, :]).reshape(-1)
 
 
@@ -105,23 +132,55 @@ def _membrane_terms(p):
     return mass, p.bending_stiffness, strength
 
 # %% ../../nbs/solvers/modes.ipynb #bd7fb13f
-def _sines(n_modes, n_points):
-    "φ_μ on the grid, (M, X), with exact zeros at the edges."
-    return np.sin(np.pi * np.outer(np.arange(1, n_modes + 1), np.arange(n_points) / (n_points - 1)))
+_FIRST = {("fixed", "fixed"): 1.0, ("free", "free"): 0.0, ("fixed", "free"): 0.5, ("free", "fixed"): 0.5}
+
+
+def _check_boundary(boundary, parameters, is_string):
+    pair = (boundary, boundary) if isinstance(boundary, str) else tuple(np.atleast_1d(boundary).tolist())
+    check(len(pair) == 2, "boundary", got=boundary, expected="a word or a pair (at x = 0, at x = ℓ)")
+    for end in pair:
+        check_choice("boundary", end, ("fixed", "free"))
+    if "free" in pair:
+        check(is_string, "boundary of a membrane", got=boundary, expected="fixed")
+        traced = any(isinstance(value, jax.core.Tracer) for value in (parameters.E, parameters.I))
+        if not traced:
+            stiffness = float(parameters.E * parameters.I)
+            hint = "free ends are for strings without bending stiffness: set I=0"
+            check(stiffness == 0, "E I of a string with a free end", got=f"{stiffness:.3g} N m²", expected=0, hint=hint)
+    return pair
+
+
+def _norms(system):
+    "∫ φ² over the object, (M,)."
+    with jax.enable_x64(True):
+        axes = [jnp.where(mu == 0, ell, ell / 2) for mu, ell in zip(system.numbers, system.lengths, strict=True)]
+        return _plain(axes[0] if len(axes) == 1 else jnp.outer(*axes).reshape(-1))
+
+# %% ../../nbs/solvers/modes.ipynb #c917f980
+def _grid_shapes(numbers, boundary, n_points):
+    "φ_μ on the grid, (M, X)."
+    wave = np.sin if boundary[0] == "fixed" else np.cos
+    return wave(np.pi * np.outer(numbers, np.arange(n_points) / (n_points - 1)))
 
 
 def _axis_shapes(system, n_points):
     sizes = (n_points,) if np.ndim(n_points) == 0 else tuple(n_points)
     axes = len(system.n_modes)
     check(len(sizes) == axes, "n_points", got=sizes, expected=f"{axes} number(s), one for each axis")
+    spare = 2 if system.boundary == ("fixed", "fixed") else 1
     shapes = []
-    for size, count in zip(sizes, system.n_modes, strict=True):
+    for size, count, numbers in zip(sizes, system.n_modes, system.numbers, strict=True):
         check_integer("n_points", size, minimum=3)
-        hint = f"use n_modes of at most {size - 2}, or at least {count + 2} points"
+        hint = f"use n_modes of at most {size - spare}, or at least {count + spare} points"
         what = f"n_modes on a grid of {size} points"
-        check(count <= size - 2, what, got=count, expected=f"at most {size - 2}", hint=hint)
-        shapes.append(_sines(count, size))
+        check(count <= size - spare, what, got=count, expected=f"at most {size - spare}", hint=hint)
+        shapes.append(_grid_shapes(numbers, system.boundary, size))
     return shapes
+
+# %% ../../nbs/solvers/modes.ipynb #db6e1e7a
+def _trapezoid(n_points):
+    "Weights of the trapezoid rule in grid steps: the two ends count half."
+    return np.where(np.isin(np.arange(n_points), (0, n_points - 1)), 0.5, 1.0)
 
 
 def _to_modal(system, u):
@@ -132,7 +191,8 @@ def _to_modal(system, u):
         q = jnp.asarray(u, jnp.float64)
         for shape, length in zip(shapes, system.lengths, strict=True):
             # contracts the first remaining grid axis and appends its modes last, so x ends up outermost
-            q = jnp.tensordot(q, shape * (length / (shape.shape[1] - 1)), axes=[[q.ndim - axes], [1]])
+            weights = _trapezoid(shape.shape[1]) * (length / (shape.shape[1] - 1))
+            q = jnp.tensordot(q, shape * weights, axes=[[q.ndim - axes], [1]])
         q = q.reshape(q.shape[: q.ndim - axes] + (-1,))
     return _plain(q)
 
@@ -144,11 +204,39 @@ def _to_grid(system, q, n_points):
     with jax.enable_x64(True):
         u = jnp.asarray(q, jnp.float64)
         u = u.reshape(u.shape[:-1] + system.n_modes)
-        for shape, length in zip(shapes, system.lengths, strict=True):
-            u = jnp.tensordot(u, shape * (2 / length), axes=[[u.ndim - axes], [0]])
+        for shape, length, numbers in zip(shapes, system.lengths, system.numbers, strict=True):
+            scale = jnp.where(numbers == 0, 1.0, 2.0) / length
+            u = jnp.tensordot(u, shape * scale[:, None], axes=[[u.ndim - axes], [0]])
     return _plain(u)
 
+# %% ../../nbs/solvers/modes.ipynb #8a6422cd
+def _shapes(system, position, width):
+    traced = any(isinstance(x, jax.core.Tracer) for x in (position, width))
+    axes = len(system.n_modes)
+    check_non_negative("width", width)
+    with jax.enable_x64(True):
+        places = jnp.asarray(position, jnp.float64)
+        if axes == 2:
+            check_shape("position", places, ..., 2)
+        places = [places] if axes == 1 else [places[..., 0], places[..., 1]]
+        result = None
+        for place, length, numbers in zip(places, system.lengths, system.numbers, strict=True):
+            share = jnp.asarray(width, jnp.float64) * (system.lengths[0] / length)
+            if not traced and not isinstance(share, jax.core.Tracer):
+                inside = bool(jnp.all((place - share / 2 >= -1e-12) & (place + share / 2 <= 1 + 1e-12)))
+                place_and_width = f"{np.asarray(position).tolist()} with width {width:g}"
+                check(inside, "position", got=place_and_width, expected="from 0 to 1, the window included")
+            wave = jnp.sin if system.boundary[0] == "fixed" else jnp.cos
+            along = wave(jnp.pi * place[..., None] * numbers) * _window(numbers * share / 2)
+            result = along if result is None else result[..., :, None] * along[..., None, :]
+        return _plain(result.reshape(result.shape[: places[0].ndim] + (-1,)))
 
+# %% ../../nbs/solvers/modes.ipynb #6c67948a
+def _window(s):
+    "sinc(s)/(1 - s²), the spectrum of a raised cosine; ½ at s = 1."
+    near = jnp.abs(s - 1) < 1e-6
+    safe = jnp.where(near, 0.0, s)
+    return jnp.where(near, 0.5 - 0.75 * (s - 1), jnp.sinc(safe) / (1 - safe**2))
 
 # %% ../../nbs/solvers/modes.ipynb #04bbaa4a
 def warn_if_aliased(
