@@ -13,6 +13,7 @@ from physmodjax.dynamics.cells import (
     carry_from_hidden,
     make_cell,
 )
+from physmodjax.dynamics.control import Controller, closed_loop, score_function
 from physmodjax.dynamics.lru import (
     LRUDynamics,
     LRUDynamicsModulated,
@@ -44,6 +45,7 @@ __all__ = [
     "BaseModalDynamics",
     "BatchedDeepRNN",
     "CELLS",
+    "Controller",
     "DeepRNN",
     "DiscreteModalDynamics",
     "DiscreteModalDynamicsAngleMag",
@@ -62,6 +64,7 @@ __all__ = [
     "StackedRNN",
     "URLSTMCell",
     "carry_from_hidden",
+    "closed_loop",
     "constrain_to_unit_circle",
     "gamma_log_init",
     "init_complex",
@@ -71,6 +74,7 @@ __all__ = [
     "masked_mean",
     "matrix_init",
     "nu_init",
+    "score_function",
     "sequence_mask",
     "theta_init",
 ]

@@ -20,8 +20,8 @@ def _pair(
     prediction: jax.Array,  # (B, T, *grid, C)
     target: jax.Array,  # the same shape
     mask: jax.Array | None,  # (B, T) or fewer leading axes, 1 where a frame counts
-) -> tuple[jax.Array, jax.Array | None]:
-    "The target as an array and the mask with trailing axes of size 1."
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    "Prediction and target, zero where they do not count, and the mask with trailing axes of size 1."
     prediction, target = jnp.asarray(prediction), jnp.asarray(target)
     got, expected = prediction.shape, target.shape
     hint = "a broadcast would hide a wrong channel or frame count"
@@ -31,11 +31,13 @@ def _pair(
         leading = target.shape[: mask.ndim]
         check(mask.shape == leading, "shape of mask", got=mask.shape, expected=f"leading axes of {target.shape}")
         mask = mask.reshape(mask.shape + (1,) * (target.ndim - mask.ndim))
-    return target, mask
+        # before any arithmetic: a NaN that is thrown away later still makes the gradient NaN
+        prediction, target = (jnp.where(mask > 0, u, 0) for u in (prediction, target))
+    return prediction, target, mask
 
 
 def _sum(values: jax.Array, mask: jax.Array | None) -> jax.Array:
-    return jnp.sum(values if mask is None else jnp.where(mask > 0, values, 0) * mask)
+    return jnp.sum(values if mask is None else values * mask)
 
 
 def _mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -50,7 +52,7 @@ def mse(
     mask: jax.Array | None = None,  # (B, T), 1 where a frame counts
 ) -> jax.Array:  # () mean squared error
     "Mean over all axes of (ŷ − y)². Raises ValueError if the shapes differ."
-    target, mask = _pair(prediction, target, mask)
+    prediction, target, mask = _pair(prediction, target, mask)
     return _mean((prediction - target) ** 2, mask)
 
 
@@ -60,7 +62,7 @@ def mae(
     mask: jax.Array | None = None,  # (B, T), 1 where a frame counts
 ) -> jax.Array:  # () mean absolute error
     "Mean over all axes of |ŷ − y|. Raises ValueError if the shapes differ."
-    target, mask = _pair(prediction, target, mask)
+    prediction, target, mask = _pair(prediction, target, mask)
     return _mean(jnp.abs(prediction - target), mask)
 
 # %% ../../nbs/training/losses.ipynb #cd2f41ce
@@ -70,7 +72,7 @@ def relative_mse(
     mask: jax.Array | None = None,  # (B, T), 1 where a frame counts
 ) -> jax.Array:  # () squared error over the energy of the target
     "Σ(ŷ − y)² / Σy² over the batch; large but finite for a target of zeros. Raises ValueError if the shapes differ."
-    target, mask = _pair(prediction, target, mask)
+    prediction, target, mask = _pair(prediction, target, mask)
     energy = jnp.maximum(_sum(target**2, mask), jnp.finfo(target.dtype).tiny**0.5)
     return _sum((prediction - target) ** 2, mask) / energy
 
@@ -99,10 +101,9 @@ def spectral(
     points: tuple[int, ...] | None = None,  # indices into the flattened grid; None: every point
 ) -> jax.Array:  # () spectral convergence plus log-magnitude distance, averaged over window lengths
     "Multi-resolution STFT loss (arXiv:1910.11480). Raises ValueError if shapes differ or a window is too long."
-    target, mask = _pair(prediction, target, mask)
+    prediction, target, mask = _pair(prediction, target, mask)
     signals = []
     for frames in (prediction, target):
-        frames = frames if mask is None else jnp.where(mask > 0, frames, 0)
         frames = frames.reshape(*frames.shape[:2], -1, frames.shape[-1])  # (B, T, points, C)
         signals.append(jnp.moveaxis(frames if points is None else frames[:, :, np.asarray(points)], 1, -1))
     total = 0.0
