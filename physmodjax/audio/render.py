@@ -8,7 +8,6 @@ __all__ = ['pickup', 'resample', 'normalise_peak', 'fade', 'wav_bytes', 'write_w
 # %% ../../nbs/audio/render.ipynb #f6d1a231
 import io
 import os
-import tempfile
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +23,8 @@ from physmodjax.core.checks import (
     check_positive,
     check_shape,
 )
+
+from ..core.files import atomic_write
 
 # %% ../../nbs/audio/render.ipynb #12ab44d0
 def pickup(
@@ -160,20 +161,7 @@ def write_wav(
     bits: int = 16,  # 16 or 24
 ) -> Path:  # the path
     "Writes a WAV file, whole or not at all. Raises ValueError as `wav_bytes` does, OSError if the disk refuses."
-    path, data = Path(path), wav_bytes(signal, rate, bits)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path
+    return atomic_write(path, wav_bytes(signal, rate, bits))
 
 # %% ../../nbs/audio/render.ipynb #39868e4e
 def read_wav(

@@ -18,24 +18,8 @@ from ..core.types import OscillatorBank, TensionCoupling
 from .parameters import MembraneParameters, StringParameters
 
 # %% ../../nbs/solvers/modes.ipynb #e2e64ad5
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class ModalSystem:
-    "A string or membrane in modal coordinates: an oscillator bank, its coupling (None: linear) and its extent."
-
-    bank: OscillatorBank  # (M,) float64
-    coupling: TensionCoupling | None
-    lengths: tuple  # m, (ℓ,) or (ℓx, ℓy)
-    n_modes: tuple[int, ...] = field(metadata={"static": True})  # (M,) or (Mx, My)
-    mass: float = field(kw_only=True)  # kg/m of a string, kg/m² of a membrane
-    boundary: tuple[str, str] = field(  # "fixed" or "free", at x = 0 and at x = ℓ
-        default=("fixed", "fixed"), kw_only=True, metadata={"static": True}
-    )
-
-    @property
-    def size(self) -> int:
-        "Number of modes in all."
-        return int(np.prod(self.n_modes))
+class _Shapes:
+    "What follows from the lengths, the mode counts and the ends alone."
 
     @property
     def numbers(self) -> tuple:  # one (M,) float64 array for each axis
@@ -47,11 +31,6 @@ class ModalSystem:
         "∫ φ², half the length for each axis, the whole for a rigid motion."
         return _norms(self)
 
-
-    def frequencies(self) -> np.ndarray:  # (M,) float64, Hz
-        "Damped frequencies of the modes at small amplitude."
-        with jax.enable_x64(True):
-            return np.asarray(self.bank.eigenvalues().imag / (2 * jnp.pi))
 
     def to_modal(
         self,
@@ -75,6 +54,31 @@ class ModalSystem:
     ):  # (..., M) float64
         "φ at a point, or its mean under a raised-cosine window. Raises ValueError outside the object."
         return _shapes(self, position, width)
+
+# %% ../../nbs/solvers/modes.ipynb #34cca687
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ModalSystem(_Shapes):
+    "A string or membrane in modal coordinates: an oscillator bank, its coupling (None: linear) and its extent."
+
+    bank: OscillatorBank  # (M,) float64
+    coupling: TensionCoupling | None
+    lengths: tuple  # m, (ℓ,) or (ℓx, ℓy)
+    n_modes: tuple[int, ...] = field(metadata={"static": True})  # (M,) or (Mx, My)
+    mass: float = field(kw_only=True)  # kg/m of a string, kg/m² of a membrane
+    boundary: tuple[str, str] = field(  # "fixed" or "free", at x = 0 and at x = ℓ
+        default=("fixed", "fixed"), kw_only=True, metadata={"static": True}
+    )
+
+    @property
+    def size(self) -> int:
+        "Number of modes in all."
+        return int(np.prod(self.n_modes))
+
+    def frequencies(self) -> np.ndarray:  # (M,) float64, Hz
+        "Damped frequencies of the modes at small amplitude."
+        with jax.enable_x64(True):
+            return np.asarray(self.bank.eigenvalues().imag / (2 * jnp.pi))
 
 # %% ../../nbs/solvers/modes.ipynb #62dd8628
 def modal_system(
