@@ -1,24 +1,45 @@
-"""How long a trajectory takes, and how accurate it is: this solver beside SciPy's DOP853, in one run.
+"""How long a trajectory takes and how accurate it is: this solver, SciPy's DOP853 and jaxdiffmodal, in one run.
 
-python benchmarks/solver.py [--quick]; the last line is one JSON object.
+python benchmarks/solver.py [--quick] [--png FILE]; the last line is one JSON object. jaxdiffmodal takes part where it
+is installed (bench_requirements in settings.ini; it pins NumPy, so give it an environment of its own). Times are the
+best of several and still depend on what else the machine does: compare within one run, by ratios.
 """
 import argparse
 import json
+import os
 import resource
 import time
 
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.integrate import solve_ivp
 
 from physmodjax.solvers import NYLON_STRING, choose_substeps, gaussian_shape, modal_system, simulate
 
-CASES = {"4 kHz, 10 modes, 1 s": (4000, 10, 1.0), "16 kHz, 25 modes, 0.25 s": (16000, 25, 0.25)}
+CASES = {"4 kHz, 10 modes, 1 s": (4000, 10, 1.0), "16 kHz, 25 modes, 1 s": (16000, 25, 1.0)}
 
 
 def plucks(system, n):
     rng = np.random.default_rng(0)
     q0 = system.to_modal(np.stack([gaussian_shape(rng, (101,)).shape for _ in range(n)]))
     return q0, np.zeros_like(q0)
+
+
+def best_of(repeats, function):
+    "The shortest time in seconds, after one call that compiles, and the last result."
+    times, result = [], function()
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = function()
+        times.append(time.perf_counter() - start)
+    return min(times), result
+
+
+def worst_error(q, truth):
+    return float(np.max(np.linalg.norm(q - truth, axis=(1, 2)) / np.linalg.norm(truth, axis=(1, 2))))
 
 
 def dop853(system, q0, rate, n_steps):
@@ -37,30 +58,105 @@ def dop853(system, q0, rate, n_steps):
     return y[:m].T, time.perf_counter() - start
 
 
+def peer(system, q0, rate, n_steps, oversampling):
+    "jaxdiffmodal's transfer-function scheme on a grid of time finer by `oversampling`; None where it is missing."
+    try:
+        from jaxdiffmodal.time_integrators import solve_tf_ic
+    except ImportError:
+        return None
+    with jax.enable_x64(True):
+        bank, coupling = jax.tree.map(jnp.asarray, (system.bank, system.coupling))
+        steps, dt = (n_steps - 1) * oversampling + 1, 1 / (rate * oversampling)
+        force = lambda q: -coupling.force(q)  # noqa: E731
+        one = lambda u, v: solve_tf_ic(bank.two_sigma, bank.omega_sq, u, v, dt, steps, force)[1][::oversampling]  # noqa: E731
+        run, state = jax.jit(jax.vmap(one)), (jnp.asarray(q0), jnp.zeros_like(jnp.asarray(q0)))
+        return best_of(2, lambda: np.asarray(run(*state)))
+
+
 def measure(rate, n_modes, seconds, batches):
     system, n_steps = modal_system(NYLON_STRING, n_modes), round(rate * seconds)
     q0, qdot0 = plucks(system, max(batches))
     truth, slow = dop853(system, q0[0], rate, n_steps)
     result = {"dop853_seconds_per_trajectory": slow, "batches": {}}
     for batch in batches:
-        chosen = choose_substeps(system, q0[:batch], qdot0[:batch], rate, n_steps)
-        solve = lambda b=batch, c=chosen.count: simulate(system, q0[:b], qdot0[:b], rate, n_steps, substeps=c)  # noqa: E731
-        solve()  # compiles
         start = time.perf_counter()
-        q, _ = solve()
-        fast = (time.perf_counter() - start) / batch
-        error = float(np.linalg.norm(q[0] - truth) / np.linalg.norm(truth))
+        chosen = choose_substeps(system, q0[:batch], qdot0[:batch], rate, n_steps)
+        choosing = time.perf_counter() - start
+        solve = lambda b=batch, c=chosen.count: simulate(system, q0[:b], qdot0[:b], rate, n_steps, substeps=c)  # noqa: E731
+        fast, (q, _) = best_of(1 if batch >= 1000 else 3, solve)
         result["batches"][batch] = {
-            "seconds_per_trajectory": fast, "substeps": chosen.count, "relative_error": error,
-            "times_faster_than_dop853": slow / fast,
+            "seconds": fast, "seconds_per_trajectory": fast / batch, "seconds_choosing_with_compilation": choosing,
+            "mean_substeps": float(chosen.count.mean()), "most_substeps": int(chosen.count.max()),
+            "worst_estimated_error": float(chosen.error.max()),
+            "true_error_of_the_first": worst_error(q[:1], truth[None]),
+            "times_faster_than_dop853": slow * batch / fast,
         }
     return result
 
 
-if __name__ == "__main__":
+def work_precision(rate, n_modes, seconds, batch, peer_steps):
+    "Seconds per trajectory over worst relative error, for orders 2, 4, 6 and jaxdiffmodal."
+    system, n_steps = modal_system(NYLON_STRING, n_modes), round(rate * seconds)
+    q0, qdot0 = plucks(system, batch)
+    truth, _ = simulate(system, q0, qdot0, rate, n_steps, substeps=64, order=6)
+    curves = {}
+    for order, counts in ((2, (16, 64, 256)), (4, (4, 8, 16, 32)), (6, (3, 4, 6, 8, 12))):
+        for count in counts:
+            run = lambda n=count, p=order: simulate(system, q0, qdot0, rate, n_steps, substeps=n, order=p)  # noqa: E731
+            spent, (q, _) = best_of(2, run)
+            point = {"steps": count, "error": worst_error(q, truth), "seconds": spent / batch}
+            curves.setdefault(f"order {order}", []).append(point)
+    for count in peer_steps:
+        found = peer(system, q0, rate, n_steps, count)
+        if found is not None:
+            point = {"steps": count, "error": worst_error(found[1], truth), "seconds": found[0] / batch}
+            curves.setdefault("jaxdiffmodal", []).append(point)
+    return curves
+
+
+def seconds_at(curve, error):
+    "Time at which a curve reaches an error, by log-log interpolation; beyond its ends along the last or first segment."
+    x, y = (np.log([point[name] for point in curve]) for name in ("error", "seconds"))
+    k = int(np.clip(np.searchsorted(-x, -np.log(error)), 1, len(x) - 1))
+    return float(np.exp(y[k] + (np.log(error) - x[k]) * (y[k] - y[k - 1]) / (x[k] - x[k - 1])))
+
+
+def draw(curves, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.figure(figsize=(5, 3.5), dpi=120)
+    for name, curve in curves.items():
+        plt.loglog([p["error"] for p in curve], [p["seconds"] for p in curve], "o-", label=name)
+    plt.xlabel("worst relative error"), plt.ylabel("seconds per trajectory"), plt.legend()
+    plt.tight_layout()
+    plt.savefig(path)
+
+
+def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small batches")
-    batches = (1, 20) if parser.parse_args().quick else (1, 100, 1000)
-    report = {name: measure(*case, batches=batches[: 2 if "16" in name else 3]) for name, case in CASES.items()}
+    parser.add_argument("--quick", action="store_true", help="small batches, short runs: half a minute")
+    parser.add_argument("--png", metavar="FILE", help="draw work over precision")
+    arguments = parser.parse_args()
+    batches = (1, 20) if arguments.quick else (1, 100, 1000)
+    report = {"cpus": os.cpu_count(), "load_at_start": os.getloadavg()[0]}
+    for name, (rate, n_modes, seconds) in CASES.items():
+        short, sizes = (0.1, batches) if arguments.quick else (seconds, batches[: 3 if n_modes == 10 else 2])
+        report[name.replace("1 s", f"{short:g} s")] = measure(rate, n_modes, short, sizes)
+    small, fine = (8, (1, 16)) if arguments.quick else (32, (1, 8, 64))
+    curves = work_precision(4000, 10, 0.1 if arguments.quick else 1.0, small, fine)
+    report["work_precision, 4 kHz, 10 modes"] = curves
+    at = {name: seconds_at(curve, 1e-5) for name, curve in curves.items()}
+    report["seconds_per_trajectory_at_error_1e-5"] = at
+    if "jaxdiffmodal" in at:
+        report["times_faster_than_jaxdiffmodal_at_error_1e-5"] = at["jaxdiffmodal"] / at["order 4"]
+    if arguments.png:
+        draw(curves, arguments.png)
     report["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

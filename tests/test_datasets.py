@@ -17,8 +17,17 @@ import yaml
 from physmodjax.datasets import format as fmt
 from physmodjax.datasets import generate as generation
 from physmodjax.datasets.format import DatasetError, read_header, read_split, read_trajectories, write_trajectories
-from physmodjax.datasets.loader import Loader, Normaliser, TrajectoryFiles, load_normaliser, write_statistics
+from physmodjax.datasets.loader import (
+    Loader,
+    Normaliser,
+    TrajectoryFiles,
+    load_normaliser,
+    statistics,
+    write_statistics,
+)
 from physmodjax.datasets.windows import window_starts
+from physmodjax.solvers import modal_system, simulate
+from physmodjax.solvers.excitation import EXCITATIONS
 
 
 def _fields(n, n_steps=300, grid=(21,), seed=0, scale=1e-3):
@@ -372,6 +381,22 @@ def test_overflow_names_trajectory_and_time_and_writes_nothing(tiny, tmp_path, m
     assert not list(tmp_path.rglob("*.hdf5"))
 
 
+@pytest.mark.parametrize("peak", [1e30, 1e3])
+def test_absurd_amplitude_names_a_trajectory_and_writes_nothing(tiny, tmp_path, peak):
+    with pytest.raises(DatasetError) as info:
+        generation.generate(dataclasses.replace(tiny, amplitude=(peak, peak)), tmp_path, progress=False)
+    _one_line(info, "trajectory", "lower the amplitude", *(["at t = "] if peak > 1e9 else []))
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("wrong", [{"n_modes": 24}, {"width": 0.01}])
+def test_what_cannot_be_made_makes_no_folder(tiny, tmp_path, wrong):
+    with pytest.raises(ValueError) as info:
+        generation.generate(dataclasses.replace(tiny, **wrong), tmp_path, progress=False)
+    _one_line(info, "expected")
+    assert not list(tmp_path.iterdir())
+
+
 def test_full_disk_during_generation_names_the_file(tiny, tmp_path, monkeypatch):
     calls = []
 
@@ -406,6 +431,92 @@ def test_verify_finds_every_kind_of_damage(finished, tmp_path):
     victim.unlink()
     with pytest.raises(DatasetError, match="no such file"):
         generation.verify(folder)
+
+
+@pytest.mark.parametrize("kind", sorted(EXCITATIONS))
+def test_every_excitation_makes_a_data_set(tiny, tmp_path, kind):
+    spec = dataclasses.replace(tiny, name=kind, excitation=kind, n_trajectories=3, n_steps=10, width=0.25)
+    u = read_split(generation.generate(spec, tmp_path, progress=False), "train")
+    low, high = spec.amplitude
+    assert 0 < np.abs(u[:, 0]).max() <= 1.3 * high  # six modes overshoot a little
+    header = read_header(next((tmp_path / kind).rglob("000000.hdf5")))
+    assert ("position" in header.scalars) == (kind not in ("noise", "single_mode"))
+
+
+def test_options_of_an_excitation_are_part_of_the_specification(tiny):
+    third = dataclasses.replace(tiny, excitation="single_mode", excitation_options={"mode": 3})
+    assert generation.spec_digest(third) != generation.spec_digest(dataclasses.replace(third, excitation_options=()))
+    assert "excitation_options" not in generation.spec_to_dict(tiny)  # older sets keep their digests
+    again = dataclasses.replace(third, excitation_options=third.excitation_options)
+    assert again == third
+    with pytest.raises(ValueError, match="option of single_mode: got 'centre'"):
+        dataclasses.replace(third, excitation_options={"centre": (0.1, 0.2)})
+
+
+def test_varied_objects_come_out_as_they_would_alone(tiny, tmp_path):
+    varied = (("T0", 40.0, 80.0), ("E", 4e9, 6e9), ("d3", 7e-6, 3e-5))
+    spec = dataclasses.replace(tiny, name="varied", varied=varied, n_trajectories=10, amplitude=(0.01, 0.01))
+    u = read_split(generation.generate(spec, tmp_path, progress=False), "train")
+    for k in (0, 5):
+        shape, drawn = generation.initial_shape(spec, k)
+        parameters = dataclasses.replace(spec.parameters, **{name: drawn[name] for name, _, _ in varied})
+        system = modal_system(parameters, spec.n_modes)
+        q0 = system.to_modal(shape)
+        q, _ = simulate(system, q0, 0 * q0, spec.rate, spec.n_steps, rtol=1e-9, order=6)
+        expected = system.to_grid(q, spec.n_points)
+        np.testing.assert_allclose(u[k, ..., 0], expected, atol=1e-6 * np.abs(expected).max())
+
+
+def test_substeps_belong_to_the_trajectory(tiny):
+    found = generation.trajectory_substeps(tiny)
+    assert len(set(found.count.tolist())) > 1 and found.error.max() <= tiny.rtol
+    other = generation.trajectory_substeps(dataclasses.replace(tiny, trajectories_per_file=7))
+    np.testing.assert_array_equal(found.count, other.count)
+    assert generation.set_substeps(tiny) == found.worst()
+
+
+def test_statistics_are_those_of_the_files(finished):
+    stored, read = yaml.safe_load((finished / "stats.yaml").read_text()), statistics(finished)
+    assert stored.keys() == read.keys()
+    for key, values in read.items():
+        for field, value in values.items():
+            scale = read[key.replace("mean", "rms")][field]
+            np.testing.assert_allclose(stored[key][field], value, rtol=1e-6, atol=1e-7 * scale)
+
+
+MANY = """
+import sys, jax, numpy as np
+from physmodjax.datasets.generate import DatasetSpec, generate
+from physmodjax.datasets.format import read_split
+assert jax.local_device_count() == int(sys.argv[2])
+spec = DatasetSpec("tiny", rate=8000.0, n_modes=6, n_points=25, n_steps=60, n_trajectories=30, trajectories_per_file=2,
+                   varied=(("T0", 40.0, 80.0),) if sys.argv[3] == "varied" else ())
+np.save(sys.argv[1] + ".npy", read_split(generate(spec, sys.argv[1], progress=False), "train"))
+"""
+
+
+@pytest.mark.parametrize("kind", ["same", "varied"])
+def test_devices_share_the_batch_and_change_nothing(run_python, tmp_path, kind):
+    found = []
+    for devices in (1, 3):
+        done = run_python("-c", MANY, str(tmp_path / f"{devices}"), str(devices), kind, devices=devices)
+        assert done.returncode == 0, done.stderr
+        found.append(np.load(tmp_path / f"{devices}.npy"))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5, atol=1e-6 * np.abs(found[0]).max())
+
+
+def test_a_launcher_makes_the_parts(run_python, tmp_path):
+    arguments = ["dataset=tiny", f"data_dir={tmp_path}/a", "dataset.trajectories_per_file=2"]
+    done = run_python("scripts/generate.py", "-m", *arguments, "part=[0,2],[1,2]")
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "a").iterdir()
+    assert generation.is_complete(folder)
+    arguments[1] = f"data_dir={tmp_path}/b"
+    for extra in ([], ["--verify"]):
+        done = run_python("scripts/generate.py", *arguments, *extra)
+        assert done.returncode == 0, done.stderr
+    assert "5 files verified" in done.stdout
+    assert _bytes(folder) == _bytes(tmp_path / "b" / folder.name)
 
 
 def test_two_commands_at_once_do_the_work_once(finished, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from physmodjax.solvers import MembraneParameters, StringParameters, modal_system, simulate
+from physmodjax.solvers import MembraneParameters, StringParameters, choose_substeps, modal_system, simulate
 from physmodjax.solvers.parameters import NYLON_STRING
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,6 +81,20 @@ def test_string_matches_dop853(peak, release):
     expected = dop853(*start, 8000.0, 400)
     assert worst(q[None], expected[0][None]) <= TOLERANCE
     assert worst(qdot[None], expected[1][None]) <= TOLERANCE
+
+
+def test_soft_and_hard_plucks_in_one_batch():
+    "Each has the accuracy asked for, with sub-steps of its own."
+    system = modal_system(NYLON_STRING, 6)
+    x = np.linspace(0, 1, 101)
+    bells = [np.exp(-(((x - m) / s) ** 2)) * (x > 0) * (x < 1) for m, s in ((0.37, 0.08), (0.5, 0.03), (0.6, 0.1))]
+    q0 = system.to_modal(np.array([peak * bell for peak in (1e-3, 1e-2) for bell in bells]))
+    chosen = choose_substeps(system, q0, 0 * q0, 8000.0, 400)
+    q, _ = simulate(system, q0, 0 * q0, rate=8000.0, n_steps=400)
+    expected = np.stack([dop853(start, 0 * start, 8000.0, 400)[0] for start in q0])
+    error = np.linalg.norm(q - expected, axis=(1, 2)) / np.linalg.norm(expected, axis=(1, 2))
+    assert np.all(error <= chosen.error) and chosen.error.max() <= TOLERANCE
+    assert chosen.count[:3].max() < chosen.count[3:].max()
 
 
 def test_the_hard_pluck_is_nonlinear():

@@ -4,31 +4,35 @@
 
 # %% auto #0
 __all__ = ['logger', 'UNITS', 'STRING_UNITS', 'MEMBRANE_UNITS', 'DatasetSpec', 'spec_to_dict', 'spec_digest', 'Shard',
-           'split_sizes', 'shards', 'initial_shape', 'set_substeps', 'grid_axes', 'write_shard', 'read_manifest',
-           'is_complete', 'generate', 'verify']
+           'split_sizes', 'shards', 'initial_shape', 'trajectory_substeps', 'set_substeps', 'grid_axes', 'write_shards',
+           'read_manifest', 'is_complete', 'generate', 'verify']
 
 # %% ../../nbs/datasets/generate.ipynb #2bda033d
 import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import inspect
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import yaml
 from tqdm.auto import tqdm
 
 from .. import __version__
 from ..core.checks import check, check_choice, check_integer, check_positive
-from ..solvers.excitation import draw_shape
+from ..core.files import atomic_write
+from ..solvers.excitation import EXCITATIONS, draw_shape
 from ..solvers.modes import modal_system, warn_if_aliased
 from ..solvers.parameters import NYLON_STRING, MembraneParameters, StringParameters
-from ..solvers.simulate import Substeps, choose_substeps, simulate
-from .format import DatasetError, atomic_write, check_samples, read_header, write_trajectories
+from ..solvers.simulate import SimulationError, Substeps, choose_substeps, group_size, simulate, stack_systems
+from .format import DatasetError, check_samples, read_header, write_trajectories
 from .loader import write_statistics
 
 # %% ../../nbs/datasets/generate.ipynb #89b12ff2
@@ -46,11 +50,11 @@ class DatasetSpec:
     name: str  # name of the data set and of its folder
     parameters: StringParameters | MembraneParameters = NYLON_STRING  # the object, SI units
     nonlinear: bool = True  # with the tension modulated by the motion
-    excitation: str = "gaussian"  # shape of the excitation: "gaussian" or "noise"
+    excitation: str = "gaussian"  # shape of the excitation, a key of solvers.excitation.EXCITATIONS
     release: str = "pluck"  # "pluck": the shape is a displacement; "strike": a velocity
     amplitude: tuple[float, float] = (1e-3, 1e-2)  # range of the peak, m for a pluck and m/s for a strike
-    position: tuple[float, float] = (0.3, 0.7)  # range of the centre of a Gaussian, as a fraction of the length
-    width: float = 0.1  # its largest width, likewise; the smallest is two grid steps
+    position: tuple[float, float] = (0.3, 0.7)  # range of the centre, as a fraction of the length; not for noise
+    width: float = 0.1  # its largest width, likewise, where it has one; the smallest is two grid steps
     rate: float = 16000.0  # Hz
     n_steps: int = 4000  # time samples, the initial state included
     n_points: int | tuple[int, int] = 101  # grid points, end points included
@@ -61,15 +65,21 @@ class DatasetSpec:
     rtol: float = 1e-6  # relative accuracy of the solver
     trajectories_per_file: int | None = None  # None: at most 64, and at most 256 MB of samples
     varied: tuple[tuple[str, float, float], ...] = ()  # (parameter, lowest, highest), drawn for each trajectory
+    excitation_options: tuple[tuple[str, object], ...] = ()  # or a mapping: further options, such as mode=3
 
     def __post_init__(self):
+        if isinstance(self.excitation_options, Mapping):
+            object.__setattr__(self, "excitation_options", sorted(self.excitation_options.items()))
         for field in dataclasses.fields(self):  # lists, as they come from a config, become tuples
             object.__setattr__(self, field.name, _to_tuple(getattr(self, field.name)))
         _check_spec(self)
 
 # %% ../../nbs/datasets/generate.ipynb #6acf9dc7
 def _check_spec(spec: DatasetSpec) -> None:
-    check_choice("excitation", spec.excitation, ("gaussian", "noise"))
+    check_choice("excitation", spec.excitation, EXCITATIONS)
+    for name in dict(spec.excitation_options):
+        known = set(inspect.signature(EXCITATIONS[spec.excitation]).parameters) - {"rng", "n_points", "peak"}
+        check_choice(f"option of {spec.excitation}", name, sorted(known))
     check_choice("release", spec.release, ("pluck", "strike"))
     check_positive("rate", spec.rate)
     check_positive("rtol", spec.rtol)
@@ -87,7 +97,7 @@ def _check_spec(spec: DatasetSpec) -> None:
         check_integer("trajectories_per_file", spec.trajectories_per_file)
     _check_draws(spec)
 
-
+# %% ../../nbs/datasets/generate.ipynb #9dfeef68
 def _check_range(name: str, value) -> None:
     ok = np.shape(value) == (2,) and all(isinstance(end, int | float) for end in value) and value[0] <= value[1]
     check(ok, name, got=value, expected="two numbers, lowest first")
@@ -111,6 +121,8 @@ def spec_to_dict(
 ) -> dict:
     "The specification as plain numbers, strings and lists, as stored in spec.json."
     plain = dataclasses.asdict(spec) | {"object": type(spec.parameters).__name__}
+    if not spec.excitation_options:
+        del plain["excitation_options"]
     return json.loads(json.dumps(plain))
 
 
@@ -171,6 +183,14 @@ def shards(
     return out
 
 # %% ../../nbs/datasets/generate.ipynb #9ac6630d
+def _draw_options(spec: DatasetSpec) -> dict:
+    "What the specification says of the excitation, as far as its kind has a word for it."
+    aspect = getattr(spec.parameters, "aspect_ratio", 1.0)
+    options = {"peak": spec.amplitude, "centre": spec.position, "widest": spec.width, "aspect_ratio": aspect}
+    known = inspect.signature(EXCITATIONS[spec.excitation]).parameters
+    return {name: value for name, value in options.items() if name in known} | dict(spec.excitation_options)
+
+
 def initial_shape(
     spec: DatasetSpec,  # what determines a data set
     index: int,  # number of the trajectory in the whole data set
@@ -179,64 +199,82 @@ def initial_shape(
     rng = np.random.default_rng([spec.seed, index])
     drawn = {name: float(rng.uniform(low, high)) for name, low, high in spec.varied}
     n_points = spec.n_points if isinstance(spec.n_points, tuple) else (spec.n_points,)
-    options = {"peak": spec.amplitude}
-    if spec.excitation == "gaussian":
-        options |= {"centre": spec.position, "widest": spec.width}
-        options["aspect_ratio"] = getattr(spec.parameters, "aspect_ratio", 1.0)
-    found = draw_shape(spec.excitation, rng, n_points, **options)
+    found = draw_shape(spec.excitation, rng, n_points, **_draw_options(spec))
     drawn["amplitude"] = found.peak
-    if spec.excitation == "gaussian":
-        positions = zip(("position", "position_y"), found.position, strict=False)
-        drawn |= dict(positions) | {"width": found.width}
+    measured = dict(zip(("position", "position_y"), found.position, strict=False)) | {"width": found.width}
+    drawn |= {name: value for name, value in measured.items() if np.isfinite(value)}  # noise has neither
     return found.shape, drawn
 
 # %% ../../nbs/datasets/generate.ipynb #056a5e74
-def _system(spec: DatasetSpec, drawn: dict | None = None):
-    own = {name: drawn[name] for name, _, _ in spec.varied} if drawn else {}
-    parameters = dataclasses.replace(spec.parameters, **own)
-    return modal_system(parameters, n_modes=spec.n_modes, nonlinear=spec.nonlinear)
+def _system(spec: DatasetSpec, drawn: list[dict]):
+    "The object of all trajectories, or a stack of one for each."
+    systems = []
+    for values in drawn if spec.varied else drawn[:1]:
+        parameters = dataclasses.replace(spec.parameters, **{name: values[name] for name, _, _ in spec.varied})
+        systems.append(modal_system(parameters, n_modes=spec.n_modes, nonlinear=spec.nonlinear))
+    return stack_systems(systems) if spec.varied else systems[0]
 
 
-def _initial_state(spec: DatasetSpec, system, shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    moved = np.asarray(system.to_modal(shapes))
-    return (moved, 0 * moved) if spec.release == "pluck" else (0 * moved, moved)
+def _problem(spec: DatasetSpec, indices) -> tuple:  # system, q0, qdot0, what was drawn
+    shapes, drawn = zip(*(initial_shape(spec, k) for k in indices), strict=True)
+    plain = modal_system(spec.parameters, n_modes=spec.n_modes)
+    moved = np.asarray(plain.to_modal(np.stack(shapes)))  # the same for every object on one grid
+    state = (moved, 0 * moved) if spec.release == "pluck" else (0 * moved, moved)
+    return _system(spec, list(drawn)), *state, list(drawn)
+
+
+def _columns(spec: DatasetSpec) -> int:
+    return group_size(int(np.prod(spec.n_modes)), spec.n_trajectories)
+
+# %% ../../nbs/datasets/generate.ipynb #516e8ce0
+@contextmanager
+def _named(path: Path, spec: DatasetSpec, indices):
+    "Errors of the solver as errors of the data set, with the trajectory's number in it and the time."
+    try:
+        yield
+    except SimulationError as error:
+        time = "" if error.sample is None else f" at t = {error.sample / spec.rate:.6g} s"
+        where = f"trajectory {indices[error.trajectory]} of the set{time}"
+        kind = "could not be computed accurately" if error.sample is None else "is not finite"
+        hint = "lower the amplitude or raise the rate; nothing was written"
+        raise DatasetError(path, f"motion {kind} in {where}", hint) from error
+
+
+def trajectory_substeps(
+    spec: DatasetSpec,  # what determines a data set
+) -> Substeps:  # (N,) sub-steps per sample and the errors estimated for them
+    "Sub-steps that meet rtol for each trajectory. Raises DatasetError, naming one, if no number does."
+    indices = range(spec.n_trajectories)
+    system, q0, qdot0, _ = _problem(spec, indices)
+    with _named(Path(spec.name), spec, indices):
+        return choose_substeps(system, q0, qdot0, spec.rate, spec.n_steps, spec.rtol, group=_columns(spec))
 
 
 def set_substeps(
     spec: DatasetSpec,  # what determines a data set
 ) -> Substeps:  # sub-steps per sample and the error estimated for them
-    "Sub-steps that meet rtol for the whole set. Raises ValueError if no number does."
-    shapes, drawn = zip(*(initial_shape(spec, k) for k in range(spec.n_trajectories)), strict=True)
-    groups = [(None, np.stack(shapes))]
-    if spec.varied:
-        hardest = set(np.argsort([-d["amplitude"] for d in drawn])[:4].tolist())
-        for name, _, _ in spec.varied:
-            hardest |= {int(find([d[name] for d in drawn])) for find in (np.argmin, np.argmax)}
-        groups = [(drawn[k], shapes[k][None]) for k in sorted(hardest)]
-    found = []
-    for own, group in groups:
-        system = _system(spec, own)
-        state = _initial_state(spec, system, group)
-        found.append(choose_substeps(system, *state, spec.rate, spec.n_steps, spec.rtol))
-    return max(found)
+    "Sub-steps that meet rtol for any trajectory of the set. Raises DatasetError if no number does."
+    return trajectory_substeps(spec).worst()
 
 # %% ../../nbs/datasets/generate.ipynb #45cc94e9
-def _solve_group(spec: DatasetSpec, system, shapes: np.ndarray, substeps: int, count: int) -> Iterator:
-    state = _initial_state(spec, system, shapes)
-    q, qdot = simulate(system, *state, rate=spec.rate, n_steps=spec.n_steps, substeps=substeps)
-    for index in range(count):
-        yield tuple(np.asarray(system.to_grid(part[index], spec.n_points), np.float32) for part in (q, qdot))
+def _basis(spec: DatasetSpec) -> np.ndarray:  # (M, *grid), what a unit of each mode looks like on the grid
+    "Raises ValueError if the grid cannot carry the modes."
+    system = modal_system(spec.parameters, n_modes=spec.n_modes)
+    return np.asarray(system.to_grid(np.eye(system.size), spec.n_points))
 
 
-def _solve(spec: DatasetSpec, shapes: np.ndarray, drawn: list[dict], substeps: int) -> Iterator:
-    "(T, *grid) displacement and velocity of one trajectory after the other"
-    if spec.varied:
-        for shape, values in zip(shapes, drawn, strict=True):
-            yield from _solve_group(spec, _system(spec, values), shape[None], substeps, 1)
-    else:
-        size = min(_shard_size(spec), split_sizes(spec)["train"])
-        padded = np.concatenate([shapes, np.repeat(shapes[-1:], max(0, size - len(shapes)), axis=0)])
-        yield from _solve_group(spec, _system(spec), padded, substeps, len(shapes))
+def _to_grid(q: np.ndarray, basis: np.ndarray, out: np.ndarray) -> np.ndarray:
+    "(T, M) -> out (T, X...) float32; returns n, Σu, Σu² and the same of the differences in time."
+    flat, target, ends = basis.reshape(len(basis), -1), out.reshape(len(out), -1), []
+    sums, size = np.zeros(2), max(1, 50_000 // np.prod(out.shape[1:]))
+    for start in range(0, len(q), size):
+        u = q[max(0, start - 1) : start + size] @ flat  # one sample of the block before, for the difference
+        delta, u = np.diff(u, axis=0), u[min(start, 1) :]
+        sums += np.vdot(u, u), np.vdot(delta, delta)
+        target[start : start + size] = u
+        ends.append(u.sum())
+    last_first = ((q[-1] - q[0]) @ flat).sum()  # what the differences add up to
+    return np.array([target.size, sum(ends), sums[0], target.size - target.shape[1], last_first, sums[1]])
 
 # %% ../../nbs/datasets/generate.ipynb #69749693
 UNITS = {
@@ -263,46 +301,104 @@ def _attributes(spec: DatasetSpec, shard: Shard, substeps: Substeps) -> dict:
     units = STRING_UNITS if isinstance(spec.parameters, StringParameters) else MEMBRANE_UNITS
     own = {f"unit_of_{field.name}": units.get(field.name, "") for field in dataclasses.fields(spec.parameters)}
     facts = {name: getattr(spec, name) for name in names} | {"object": type(spec.parameters).__name__}
-    solver = {"solver_substeps": substeps.count, "solver_error_estimate": substeps.error}
+    facts |= {f"excitation_{name}": value for name, value in spec.excitation_options}
+    worst = substeps.worst()
+    solver = {"solver_substeps": worst.count, "solver_error_estimate": worst.error}
     facts |= {"split": shard.split, "first_trajectory": shard.first, "physmodjax_version": __version__}
     return own | facts | solver
 
 # %% ../../nbs/datasets/generate.ipynb #c98824d0
-def _fill(spec: DatasetSpec, shard: Shard, path: Path, trajectories: Iterator, grid: tuple[int, ...]) -> dict:
-    shape = (shard.count, spec.n_steps, *grid)
-    fields = {name: np.empty(shape, np.float32) for name in ("displacement", "velocity")}
-    hint = "lower the amplitude or raise the rate; nothing was written"
-    try:
-        for k, frames in enumerate(trajectories):
-            for name, values in zip(fields, frames, strict=True):
-                bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
-                if bad.any():
-                    where = f"trajectory {shard.first + k} of the set at t = {np.argmax(bad) / spec.rate:.6g} s"
-                    raise DatasetError(path, f"{name} is not finite in {where}", hint)
-                fields[name][k] = values
-    except ValueError as error:
-        if isinstance(error, DatasetError):
-            raise
-        raise DatasetError(path, f"trajectory {shard.first} of the set and those after it: {error}", hint) from error
-    return fields
+def _fill(spec: DatasetSpec, shard: Shard, path: Path, states, basis: np.ndarray) -> tuple[dict, dict]:
+    "Fields (n, T, *grid) from modal displacements and velocities (n, T, M), and their sums."
+    fields, sums = {}, {}
+    for name, modal in zip(("displacement", "velocity"), states, strict=True):
+        values = np.empty((shard.count, spec.n_steps, *basis.shape[1:]), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums[name] = sum(_to_grid(modal[k], basis, values[k]) for k in range(shard.count))
+        for k in range(shard.count):
+            bad = ~np.isfinite(values[k]).reshape(spec.n_steps, -1).all(axis=1)
+            if bad.any():
+                where = f"trajectory {shard.first + k} of the set at t = {np.argmax(bad) / spec.rate:.6g} s"
+                hint = "lower the amplitude or raise the rate; nothing was written"
+                raise DatasetError(path, f"{name} is not finite in {where}", hint)
+        fields[name] = values
+    return fields, sums
 
 # %% ../../nbs/datasets/generate.ipynb #825eed6f
-def write_shard(
-    spec: DatasetSpec,  # what determines a data set
-    shard: Shard,  # which of its files
-    folder: Path,  # folder of the data set
-    substeps: Substeps,  # from `set_substeps`
-) -> None:
-    "Simulates and writes one file. Raises DatasetError if a trajectory is not finite, naming it and the time."
-    shapes, drawn = zip(*(initial_shape(spec, shard.first + k) for k in range(shard.count)), strict=True)
+def _write_shard(spec, shard, folder, basis, states, drawn, substeps) -> None:
+    "Writes the file of one shard from modal states (n, T, M)."
     axes, path = grid_axes(spec), folder / shard.file
-    trajectories = _solve(spec, np.stack(shapes), list(drawn), substeps.count)
-    fields = _fill(spec, shard, path, trajectories, tuple(len(axis) for axis in axes.values()))
+    fields, sums = _fill(spec, shard, path, states, basis)
     scalars = {name: np.array([values[name] for values in drawn]) for name in drawn[0]}
     constants = {k: v for k, v in dataclasses.asdict(spec.parameters).items() if k not in scalars}
+    facts = {f"sums_of_{name}": values for name, values in sums.items()} | _attributes(spec, shard, substeps)
     time = np.arange(spec.n_steps) / spec.rate
-    facts = {"scalars": scalars, "parameters": constants, "attributes": _attributes(spec, shard, substeps)}
-    write_trajectories(path, fields, time=time, axes=axes, name=spec.name, **facts)
+    options = {"scalars": scalars, "parameters": constants, "attributes": facts}
+    write_trajectories(path, fields, time=time, axes=axes, name=spec.name, **options)
+
+# %% ../../nbs/datasets/generate.ipynb #61e8ef56
+def _windows(spec: DatasetSpec, todo: list[Shard]) -> Iterator[list[Shard]]:
+    "Shards whose modal states fit into half a gigabyte together."
+    room = 5e8 / (16 * spec.n_steps * np.prod(spec.n_modes))
+    size = max(1, int(room / _shard_size(spec)))
+    return (todo[k : k + size] for k in range(0, len(todo), size))
+
+
+def _solve(spec: DatasetSpec, window: list[Shard], folder: Path, substeps: Substeps) -> Iterator[tuple]:
+    "(shard, (q, q'), what was drawn, its sub-steps) of the shards of a window, all solved together."
+    indices = [shard.first + k for shard in window for k in range(shard.count)]
+    system, q0, qdot0, drawn = _problem(spec, indices)
+    options = {"substeps": substeps.count[indices], "group": _columns(spec)}
+    with _named(folder / window[0].file, spec, indices):
+        q, qdot = simulate(system, q0, qdot0, rate=spec.rate, n_steps=spec.n_steps, **options)
+    start = 0
+    for shard in window:
+        rows, stop = indices[start : start + shard.count], start + shard.count
+        own = Substeps(*(values[rows] for values in substeps))
+        yield shard, (q[start:stop], qdot[start:stop]), drawn[start:stop], own
+        start = stop
+
+# %% ../../nbs/datasets/generate.ipynb #237e5d4c
+def write_shards(
+    spec: DatasetSpec,  # what determines a data set
+    todo: list[Shard],  # which of its files
+    folder: Path,  # folder of the data set
+    substeps: Substeps,  # from `trajectory_substeps`
+    report=lambda n: None,  # called with the number of trajectories of each file written
+) -> None:
+    "Simulates and writes files. Raises DatasetError if a trajectory is not finite, naming it and the time."
+    basis, failed = _basis(spec), []
+
+    def write(*arguments):
+        if not failed:  # after an error, none of the files that wait is written
+            try:
+                _write_shard(spec, *arguments)
+            except BaseException:
+                failed.append(True)
+                raise
+
+    with ThreadPoolExecutor(1) as writer:
+        pending = []
+        try:
+            for window in _windows(spec, todo):
+                solved = list(_solve(spec, window, folder, substeps))
+                _drain(pending, report)  # at most two windows are in memory
+                for shard, *rest in solved:
+                    job = writer.submit(write, shard, folder, basis, *rest)
+                    pending.append((job, shard.count))
+                del solved, rest
+            _drain(pending, report)
+        finally:
+            for job, _ in pending:
+                job.cancel()
+
+# %% ../../nbs/datasets/generate.ipynb #20747e65
+def _drain(pending: list, report) -> None:
+    while pending:
+        job, count = pending[0]
+        job.result()
+        pending.pop(0)
+        report(count)
 
 # %% ../../nbs/datasets/generate.ipynb #63f6b5b4
 @contextmanager
@@ -333,7 +429,36 @@ def _claim(folder: Path, spec: DatasetSpec) -> None:
             raise DatasetError(folder, f"holds {foreign[0]} but no spec.json", "choose an empty folder or another name")
         atomic_write(path, json.dumps(spec_to_dict(spec), indent=1).encode())
 
+
+@contextmanager
+def _claimed(folder: Path, spec: DatasetSpec, alone: bool):
+    "Gives a folder that was claimed in vain free again."
+    fresh = alone and not (folder / "spec.json").exists()
+    _claim(folder, spec)
+    try:
+        yield
+    except DatasetError:
+        if fresh and not any(folder.glob("data/*/*.hdf5")):
+            (folder / "spec.json").unlink(missing_ok=True)
+        raise
+
 # %% ../../nbs/datasets/generate.ipynb #f53ed133
+def _write_statistics(folder: Path, spec: DatasetSpec) -> None:
+    "What `write_statistics` finds by reading every sample, from the sums kept in the files."
+    headers = [read_header(folder / shard.file).attributes for shard in shards(spec) if shard.split == "train"]
+    out = {}
+    for name in ("displacement", "velocity"):
+        if any(f"sums_of_{name}" not in attributes for attributes in headers):
+            return write_statistics(folder)  # files of an earlier version
+        sums = np.sum([attributes[f"sums_of_{name}"] for attributes in headers], axis=0)
+        for suffix, (n, first, second) in (("", sums[:3]), ("_delta", sums[3:])):
+            mean, rms = first / n, np.sqrt(second / n)
+            found = {"mean": mean, "std": np.sqrt(max(0.0, rms**2 - mean**2)), "rms": rms}
+            for key, value in found.items():
+                out.setdefault(key + suffix, {})[name] = float(value)
+    atomic_write(folder / "stats.yaml", yaml.safe_dump(out).encode())
+
+# %% ../../nbs/datasets/generate.ipynb #3964c1ed
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -347,7 +472,7 @@ def _finish(folder: Path, spec: DatasetSpec) -> None:
         if got != shard.count:
             raise DatasetError(path, f"n_trajectories: got {got}, expected {shard.count}", "delete it and run again")
         files[shard.file] = {"sha256": _sha256(path), "bytes": path.stat().st_size, "n_trajectories": got}
-    write_statistics(folder)
+    _write_statistics(folder, spec)
     manifest = {"name": spec.name, "physmodjax_version": __version__, "files": files}
     atomic_write(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
 
@@ -391,8 +516,8 @@ def generate(
     check_integer("number of parts", part[1])
     check(0 <= part[0] < part[1], "part", got=part, expected="(i, n) with 0 <= i < n")
     folder = Path(root) / spec.name
-    with _locked(folder, shared=part[1] > 1):
-        _claim(folder, spec)
+    _basis(spec), initial_shape(spec, 0)  # what cannot be made is refused before there is a folder
+    with _locked(folder, shared=part[1] > 1), _claimed(folder, spec, alone=part[1] == 1):
         if is_complete(folder):
             return folder
         warn_if_aliased(modal_system(spec.parameters, n_modes=spec.n_modes), spec.rate)
@@ -402,11 +527,9 @@ def generate(
         total = sum(s.count for s in todo)
         logger.info("%s: %d of %d trajectories to simulate", folder, total, spec.n_trajectories)
         disable = None if progress is None else not progress
-        substeps = set_substeps(spec) if todo else None
         with tqdm(total=total, desc=spec.name, unit="trajectory", disable=disable) as bar:
-            for shard in todo:
-                write_shard(spec, shard, folder, substeps)
-                bar.update(shard.count)
+            if todo:
+                write_shards(spec, todo, folder, trajectory_substeps(spec), bar.update)
         if all((folder / s.file).exists() for s in shards(spec)):
             _finish(folder, spec)
     return folder

@@ -17,7 +17,8 @@ import numpy as np
 import yaml
 
 from ..core.checks import check, check_integer, check_shape
-from .format import DatasetError, atomic_write, open_file, read_field, split_headers
+from ..core.files import atomic_write
+from .format import DatasetError, open_file, read_field, split_headers
 from .windows import split_window, window_starts
 
 # %% ../../nbs/datasets/loader.ipynb #83496498
