@@ -3,12 +3,14 @@ import json
 import logging
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from physmodjax.cli.evaluate import evaluate, open_model
 from physmodjax.cli.render import make_sounds
 from physmodjax.cli.train import train
 from physmodjax.datasets.generate import generate, initial_shape
+from physmodjax.evaluation import plots
 from physmodjax.solvers.modes import modal_system, warn_if_aliased
 from physmodjax.training.losses import weighted_loss
 
@@ -31,9 +34,8 @@ OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml")
 MODELS = [name for group, name in OPTIONS if group == "model"]
 DATASETS = [name for group, name in OPTIONS if group == "dataset"]
 QUICK = ["logger=none", "trainer.batch_size=2", "audio.duration=0.02", "progress=false"]
-SMALL = {"d_model": 24, "d_hidden": 8, "n_layers": 2}  # largest sizes of a network in these tests
-LRU = ["model=lru", *(f"model.network.{name}={SMALL[name]}" for name in ("d_model", "n_layers"))]
-LRU.append("model.network.recurrence.d_hidden=8")
+SMALL = {"d_model": 24, "d_hidden": 8, "n_layers": 2, "n_modes": 4}  # largest sizes of a network in these tests
+WIDTHS = {"hidden_channels": 8}  # largest widths in lists
 GRU = ["model=gru", "model.network.d_model=8", "model.network.n_layers=0"]  # compiles fast
 
 
@@ -50,6 +52,8 @@ def shrink(part) -> None:
             shrink(value)
         elif name in SMALL and isinstance(value, int):
             part[name] = min(value, SMALL[name])
+        elif name in WIDTHS and OmegaConf.is_list(value):
+            part[name] = [min(width, WIDTHS[name]) for width in value]
 
 
 @pytest.fixture(scope="session")
@@ -62,12 +66,32 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def run_dir(data_dir, tmp_path_factory):
-    "A run of four steps on the tiny string."
-    folder = tmp_path_factory.mktemp("run")
-    steps = ["trainer.max_steps=4", "trainer.eval_every=2"]
-    train(compose("train", "dataset=tiny", *QUICK, *LRU, *steps, f"data_dir={data_dir}"), folder)
-    return folder
+def trained(data_dir, tmp_path_factory):
+    "A function that gives the run directory of a model after one step on a tiny set; each is trained once."
+
+    @cache
+    def run(model: str, dataset: str = "tiny") -> Path:
+        folder = tmp_path_factory.mktemp(model)
+        audio = [] if dataset == "tiny" else ["audio.enabled=false"]
+        arguments = [f"model={model}", f"dataset={dataset}", *QUICK, *audio, "trainer.max_steps=1"]
+        config = compose("train", *arguments, f"data_dir={data_dir}")
+        shrink(config.model.network)
+        train(config, folder)
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_dir(trained):
+    "A run of one step on the tiny string."
+    return trained("gru")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    "Pictures are made but not drawn, which takes longer than all else in a run of few steps."
+    monkeypatch.setattr(plots, "figure_png", lambda figure: b"\x89PNG\r\n\x1a\n")
 
 
 @pytest.fixture
@@ -123,16 +147,27 @@ def leftovers(folder: Path) -> list[str]:
 
 # Configurations
 
-@pytest.mark.parametrize(("group", "name"), OPTIONS, ids=["/".join(option) for option in OPTIONS])
-def test_every_option_composes(group, name):
+def rows_of_options():
+    "Options of all groups side by side, each of them in one row at least; the shorter groups repeat."
+    groups = {group: [name for g, name in OPTIONS if g == group] for group, _ in OPTIONS if group != "experiment"}
+    longest = max(map(len, groups.values()))
+    rows = [{group: names[i % len(names)] for group, names in groups.items()} for i in range(longest)]
+    return rows + [{"experiment": name} for group, name in OPTIONS if group == "experiment"]
+
+
+@pytest.mark.parametrize("row", rows_of_options(), ids=lambda row: " ".join(row.values()))
+def test_every_option_composes(row):
+    arguments = [f"{group}={name}" for group, name in row.items()]
     try:
-        config = compose("train", f"{group}={name}")
+        config = compose("train", *arguments)
     except hydra.errors.ConfigCompositionException:
-        config = compose("train", f"+{group}={name}")
+        config = compose("train", *(f"+{argument}" for argument in arguments))
     OmegaConf.to_container(config, resolve=True)
-    build_spec(config.dataset)
+    spec = build_spec(config.dataset)
     weighted_loss(OmegaConf.to_container(config.loss.weights))
-    build_model(config.model.network, grid=(51,), channels=len(config.model.fields), n_given=config.model.n_given)
+    grid = spec.n_points if isinstance(spec.n_points, tuple) else (spec.n_points,)
+    shrink(config.model.network)
+    build_model(config.model.network, grid=grid, channels=len(config.model.fields), n_given=config.model.n_given)
 
 
 @pytest.mark.parametrize("name", ["train", "generate", "evaluate", "render"])
@@ -169,35 +204,45 @@ def test_published_sets():
             assert (spec.n_steps, spec.n_trajectories, spec.nonlinear) == (8000, 100, kind == "nonlinear")
 
 
-QUICKLY = {"lru", "gru"}  # the others are as many times the same seconds
+QUICKLY = {"lru", "gru", "dmd"}  # the others are as many times the same seconds
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICKLY else pytest.mark.slow) for n in MODELS])
-def test_every_model_runs_a_step(name, data_dir, tmp_path):
-    "One step, then errors, report, pictures, sounds and checkpoints are there."
-    config = compose("train", f"model={name}", "dataset=tiny", *QUICK, "trainer.max_steps=1", f"data_dir={data_dir}")
-    shrink(config.model.network)
-    metrics = train(config, tmp_path)
-    stored = json.loads((tmp_path / "metrics.json").read_text())
-    assert stored["steps"] == 1 and set(stored["best"]) == {"valid", "test"}
-    assert np.isfinite(metrics["final"]["test"]["mse_rel"])
-    assert "<html" in (tmp_path / "report.html").read_text()
-    media = {path.name for path in (tmp_path / "media").iterdir()}
+def test_every_model_runs_a_step(name, trained, tmp_path):
+    "Errors, report, pictures, sounds and a checkpoint are there, which can be evaluated and played."
+    folder = trained(name)
+    config, stored = open_model(folder).config, json.loads((folder / "metrics.json").read_text())
+    steps = 0 if config.model.initialise == "closed_form" else 1
+    assert stored["steps"] == steps == open_model(folder).step and set(stored["best"]) == {"valid", "test"}
+    assert np.isfinite(stored["final"]["test"]["mse_rel"]) and stored["frames_per_second"] >= 0
+    assert "<html" in (folder / "report.html").read_text()
+    media = {path.name for path in (folder / "media").iterdir()}
     assert {"waterfall.png", "error_over_time.png", "model.wav", "true.wav"} <= media
-    assert open_model(tmp_path).step == 1
+    result = evaluate(compose("evaluate", f"run={folder}", "n_steps=12"), tmp_path)
+    assert result["model"] == name and np.isfinite(result["mse_rel"])
+    played = make_sounds(compose("render", f"run={folder}", "pluck.width=0.2", "duration=0.01"), tmp_path)
+    assert all(path.exists() for path in played)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_every_model_runs_on_a_membrane(name, data_dir, tmp_path):
-    arguments = ["dataset=tiny_membrane", *QUICK, "trainer.max_steps=1", "audio.enabled=false"]
-    config = compose("train", f"model={name}", *arguments, f"data_dir={data_dir}")
-    shrink(config.model.network)
-    assert train(config, tmp_path)["steps"] == 1
-    assert (tmp_path / "media" / "snapshots.png").exists()
+def test_every_model_runs_on_a_membrane(name, trained):
+    folder = trained(name, "tiny_membrane")
+    assert json.loads((folder / "metrics.json").read_text())["steps"] in (0, 1)
+    assert (folder / "media" / "snapshots.png").exists()
 
 
-def test_same_seed_same_numbers(data_dir, tmp_path):
+def test_a_closed_form_is_exact_on_a_linear_string(data_dir, tmp_path, undrawn):
+    "No optimiser step, no loss of accuracy but that of float32; fitting again gives the same numbers."
+    arguments = ["model=dmd", "dataset=tiny_linear", "dataset.n_trajectories=20", "dataset.n_steps=80"]
+    arguments += [*QUICK, "audio.enabled=false", f"data_dir={data_dir}"]
+    metrics = train(compose("train", *arguments), tmp_path)
+    assert metrics["steps"] == 0 and metrics["best"] == metrics["final"]
+    assert metrics["best"]["test"]["mse_rel"] < 1e-8
+    assert train(compose("train", *arguments, f"resume={tmp_path}"), tmp_path)["best"] == metrics["best"]
+
+
+def test_same_seed_same_numbers(data_dir, tmp_path, undrawn):
     results = []
     for number, seed in enumerate((5, 5, 6)):
         folder = tmp_path / str(number)
@@ -239,6 +284,8 @@ MISTAKES = {
     "no such example": (["evaluation.example=9"], "evaluation.example: got 9"),
     "pickup off the string": (["audio.pickup=2"], "audio.pickup: got 2"),
     "negative duration": (["audio.duration=-1"], "audio.duration: got -1"),
+    "no closed form": (["model=gru", "model.initialise=closed_form"], "got closed_form, expected random or data"),
+    "no start from data": (["model=gru", "model.initialise=data"], "got data for RNNModel, expected random"),
     "nothing to resume": (["resume=nowhere"], "resume: got nowhere"),
 }
 
@@ -255,7 +302,7 @@ def test_mistakes_are_one_line(case, refused, data_dir, tmp_path):
     assert not leftovers(data_dir)
 
 
-def test_an_aliasing_rate_is_a_warning(call, tmp_path):
+def test_an_aliasing_rate_is_a_warning(call, tmp_path, undrawn):
     "It names the modes on stderr and in the log, and the run goes on."
     steps = ["dataset.rate=2000", "trainer.max_steps=1", "audio.enabled=false", "data_dir=data"]
     status, out, err = call("train", "dataset=tiny", *QUICK, *GRU, *steps)
@@ -268,9 +315,9 @@ def test_an_aliasing_rate_is_a_warning(call, tmp_path):
 
 # Data
 
-def spoil(data_dir: Path, change) -> Path:
+def spoil(source: Path, data_dir: Path, change) -> Path:
     "A copy of the tiny set of which one file was changed, and that file."
-    generate(build_spec(OmegaConf.load(CONF / "dataset" / "tiny.yaml")), data_dir, progress=False)
+    shutil.copytree(source / "tiny", data_dir / "tiny")
     victim = next((data_dir / "tiny" / "data" / "train").glob("*.hdf5"))
     change(victim)
     manifest = data_dir / "tiny" / "manifest.json"
@@ -317,9 +364,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_damaged_data_are_named(case, refused, tmp_path):
+def test_damaged_data_are_named(case, refused, data_dir, tmp_path):
     change, message = DAMAGE[case]
-    victim = spoil(tmp_path / "data", change)
+    victim = spoil(data_dir, tmp_path / "data", change)
     line = refused("train", "dataset=tiny", *QUICK, *GRU, "trainer.max_steps=1", "data_dir=data")
     assert victim.name in line and message in line, line
     line = refused("generate", "dataset=tiny", "data_dir=data", "verify=true")
@@ -327,8 +374,8 @@ def test_damaged_data_are_named(case, refused, tmp_path):
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
-def test_a_missing_file_is_made_again(call, refused, tmp_path):
-    victim = spoil(tmp_path / "data", lambda path: path.unlink())
+def test_a_missing_file_is_made_again(call, refused, data_dir, tmp_path):
+    victim = spoil(data_dir, tmp_path / "data", lambda path: path.unlink())
     assert victim.name in refused("generate", "dataset=tiny", "data_dir=data", "verify=true")
     assert call("generate", "dataset=tiny", "data_dir=data")[0] == 0
     status, out, err = call("generate", "dataset=tiny", "data_dir=data", "--verify")
@@ -386,7 +433,7 @@ def test_data_on_a_full_disk(refused, tmp_path):
         assert not leftovers(disk)
 
 
-def test_checkpoints_on_a_full_disk(refused, data_dir, tmp_path):
+def test_checkpoints_on_a_full_disk(refused, data_dir, tmp_path, undrawn):
     "One line, and nothing that looks like a finished run."
     with small_disk(tmp_path / "disk", "128k") as disk:
         sizes = ["model=gru", "model.network.d_model=64", "model.network.n_layers=0"]
@@ -413,14 +460,14 @@ def test_evaluate_gives_the_numbers_of_the_training(call, run_dir, tmp_path):
 
 
 @pytest.mark.parametrize("n_steps", [10, 39, 90])
-def test_evaluate_over_any_horizon(n_steps, run_dir, tmp_path):
+def test_evaluate_over_any_horizon(n_steps, run_dir, tmp_path, undrawn):
     "Shorter than the set, as long as it, and longer, where the truth is simulated on."
     result = evaluate(compose("evaluate", f"run={run_dir}", f"n_steps={n_steps}"), tmp_path)
     assert (result["n_steps"], result["n_trajectories"]) == (n_steps, 2)
     assert np.isfinite(result["mse_rel"])
 
 
-def test_evaluate_on_another_set(run_dir, tmp_path, data_dir):
+def test_evaluate_on_another_set(run_dir, tmp_path, data_dir, undrawn):
     arguments = [f"run={run_dir}", "dataset=tiny_linear", "split=valid", f"data_dir={data_dir}"]
     result = evaluate(compose("evaluate", *arguments), tmp_path)
     assert (result["dataset"], result["split"]) == ("tiny_linear", "valid")
@@ -445,8 +492,7 @@ def test_evaluate_refuses(arguments, message, refused, run_dir, tmp_path):
 
 
 def test_a_truncated_checkpoint_is_named(refused, run_dir, tmp_path):
-    copy = tmp_path / "run"
-    subprocess.run(["cp", "-r", str(run_dir), str(copy)], check=True)
+    copy = shutil.copytree(run_dir, tmp_path / "run")
     files = [path for path in (copy / "checkpoints").rglob("*") if path.is_file() and path.parent.name == "d"]
     assert files
     for path in files:
@@ -486,7 +532,7 @@ def test_render_refuses(arguments, message, refused, run_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_membrane_is_played_at_two_positions(data_dir, tmp_path):
+def test_a_membrane_is_played_at_two_positions(data_dir, tmp_path, undrawn):
     arguments = ["dataset=tiny_membrane", *QUICK, *GRU, "trainer.max_steps=1", "audio.enabled=false"]
     train(compose("train", *arguments, f"data_dir={data_dir}"), tmp_path)
     choices = [f"run={tmp_path}", "duration=0.05", "pluck.width=0.3"]
@@ -510,12 +556,19 @@ def test_scripts_work_from_anywhere(run_python, root, data_dir, tmp_path):
     assert "W&B" in (tmp_path / "run" / "train.log").read_text()
     expected = {"metrics.json", "report.html", "media", "checkpoints", "wandb", ".hydra"}
     assert expected <= set(os.listdir(tmp_path / "run"))
-    done = run_python("scripts/evaluate.py", "run=run", "n_steps=10")
-    assert done.returncode == 0 and "mse_rel" in done.stdout, done.stderr
-    done = run_python("scripts/generate.py", "dataset=tiny", f"data_dir={data_dir}", "--verify")
-    assert done.returncode == 0 and "3 files verified" in done.stdout, done.stderr
-    done = run_python("scripts/render.py", "run=run", "duration=-1")
-    assert (done.returncode, done.stderr.strip()) == (1, "error: duration: got -1, expected a finite number above 0")
+    # the other three one after another in one interpreter, whose start takes longest
+    runs = [["evaluate", "run=run", "n_steps=10"], ["generate", "dataset=tiny", f"data_dir={data_dir}", "--verify"],
+            ["render", "run=run", "duration=-1"]]  # fmt: skip
+    code = f"""
+import runpy, sys
+for name, *arguments in {runs!r}:
+    sys.argv = [name, *arguments]
+    runpy.run_path(f"{root / 'scripts'}/{{name}}.py", run_name="__main__")
+"""
+    done = run_python("-c", code)
+    assert "mse_rel" in done.stdout and "3 files verified" in done.stdout, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert (done.returncode, last) == (1, "error: duration: got -1, expected a finite number above 0")
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from ..solvers.simulate import simulate
 from ..training.checkpoint import load_variables
 from ..training.loop import make_predict
 from .config import build_spec, command, run_folder
-from .train import build_network, open_data, split_error, write_media, write_metrics
+from .train import build_network, check_example, open_data, split_error, write_media, write_metrics
 
 # %% ../../nbs/cli/evaluate.ipynb #b4626aae
 class TrainedModel(NamedTuple):
@@ -185,8 +185,7 @@ def evaluation_pictures(
     example: int,  # which trajectory to draw
 ) -> dict:  # figures by file name
     "Pictures of an evaluation. Raises ValueError if there is no such trajectory."
-    check_integer("example", example, minimum=0)
-    check(example < len(source), "example", got=example, expected=f"at most {len(source) - 1}")
+    check_example("example", example, source)
     n_given, truth = trained.config.model.n_given, source[example, :]
     normalised = trained.normaliser.normalise(truth)[None]
     batch = {"x0": normalised[:, :n_given], "target": normalised[:, n_given:]}
