@@ -560,9 +560,9 @@ def test_scripts_work_from_anywhere(run_python, root, data_dir, tmp_path):
     runs = [["evaluate", "run=run", "n_steps=10"], ["generate", "dataset=tiny", f"data_dir={data_dir}", "--verify"],
             ["render", "run=run", "duration=-1"]]  # fmt: skip
     code = f"""
-import runpy, sys
+import os, runpy, sys
 for name, *arguments in {runs!r}:
-    sys.argv = [name, *arguments]
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [name, *arguments], "0"  # a command leaves it at 1
     runpy.run_path(f"{root / 'scripts'}/{{name}}.py", run_name="__main__")
 """
     done = run_python("-c", code)

@@ -265,16 +265,14 @@ def _basis(spec: DatasetSpec) -> np.ndarray:  # (M, *grid), what a unit of each 
 
 def _to_grid(q: np.ndarray, basis: np.ndarray, out: np.ndarray) -> np.ndarray:
     "(T, M) -> out (T, X...) float32; returns n, Σu, Σu² and the same of the differences in time."
-    flat, target, ends = basis.reshape(len(basis), -1), out.reshape(len(out), -1), []
-    sums, size = np.zeros(2), max(1, 50_000 // np.prod(out.shape[1:]))
+    flat, target, sums = basis.reshape(len(basis), -1), out.reshape(len(out), -1), []
+    size = max(32, 250_000 // flat.size)  # products so small that no library spreads them over threads
     for start in range(0, len(q), size):
-        u = q[max(0, start - 1) : start + size] @ flat  # one sample of the block before, for the difference
-        delta, u = np.diff(u, axis=0), u[min(start, 1) :]
-        sums += np.vdot(u, u), np.vdot(delta, delta)
-        target[start : start + size] = u
-        ends.append(u.sum())
-    last_first = ((q[-1] - q[0]) @ flat).sum()  # what the differences add up to
-    return np.array([target.size, sum(ends), sums[0], target.size - target.shape[1], last_first, sums[1]])
+        target[start : start + size] = q[start : start + size] @ flat
+    mean, squares = flat.sum(axis=1), np.einsum("mx,mx->m", flat, flat)  # modes are orthogonal on the grid
+    for x in (q, np.diff(q, axis=0)):
+        sums += [len(x) * flat.shape[1], x.sum(axis=0) @ mean, np.einsum("tm,tm->m", x, x) @ squares]
+    return np.array(sums)
 
 # %% ../../nbs/datasets/generate.ipynb #69749693
 UNITS = {

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSS_TERMS', 'as_partial', 'AutoencoderParts', 'initialise_autoencoder', 'unit_amplitudes', 'linear_start', 'packed',
-           'fold_state', 'AutoencoderEigenvalues', 'AutoencoderMaps', 'KoopmanAutoencoder']
+           'fold_state', 'AutoencoderEigenvalues', 'AutoencoderMaps', 'AutoencoderRing', 'KoopmanAutoencoder']
 
 # %% ../../nbs/models/autoencoder.ipynb #7d63ed54
 import functools
@@ -30,7 +30,9 @@ def as_partial(
     build: Callable,  # a class, or a partial of one
 ) -> functools.partial:
     "A plain partial of the same class: those of configuration tools look at a module before it is bound."
-    return functools.partial(build.func, *build.args, **build.keywords) if hasattr(build, "func") else functools.partial(build)
+    if not hasattr(build, "func"):
+        return functools.partial(build)
+    return functools.partial(build.func, *build.args, **build.keywords)
 
 # %% ../../nbs/models/autoencoder.ipynb #567dc32f
 LOSS_TERMS = ("prediction", "reconstruction", "linearity")
@@ -102,7 +104,7 @@ def initialise_autoencoder(
     channels: int,  # C
     modulation: float,  # what a modulating network returns as real part: 1 for factors, 0 for shifts
 ) -> dict:  # parameters of the same structure, eigenvalues left as they are
-    "Parameters with which the model continues frames linearly. Raises ValueError if encoder or decoder has no such part."
+    "Parameters with which the model continues frames linearly. Raises ValueError without linear parts."
     params = unflatten_dict({name: np.array(leaf) for name, leaf in flatten_dict(params).items()})
     n_modes, r = len(modes.lam), modes.basis.shape[1]
     n_given = amplitudes_from.shape[1] // r
@@ -213,19 +215,6 @@ class AutoencoderMaps(AutoencoderEigenvalues):
         "Those of the linear model of normalised (N, T, *grid, C). Raises ValueError without linear parts."
         return linear_start(self, params, trajectories, mean, std)
 
-    def _foldable(self, n_steps):
-        "Whether a free rollout is better computed by folding z0 into the weights, and can be."
-        powers = type(self._dynamics).compute_dynamics is BaseModalDynamics.compute_dynamics
-        dense = isinstance(self._decoder, DenseDecoder) and isinstance(getattr(self._dynamics, "model", None), MLP | None)
-        return powers and dense and n_steps >= self.d_hidden
-
-    def _ring(self, z0, n_steps):  # (d_hidden,) -> (n_steps, *grid, C), the states never formed
-        table = self._dynamics.apply_eigenvalue_transform(self._dynamics.get_eigenvalues(), n_steps)
-        if hasattr(self._dynamics, "model"):
-            power, start = (z.real**2 + z.imag**2 for z in (table, z0))
-            table = table * self._complex(self._dynamics.model(power, lambda kernel: kernel * start[:, None]))
-        return self._decoder(packed(table), lambda kernel: fold_state(kernel, z0))
-
     def _states(self, frames):  # (..., I, *grid, C) -> (..., d_hidden)
         together = jnp.moveaxis(frames, -len(self.grid) - 2, -2)
         return self._complex(self._encoder(together.reshape(*together.shape[:-2], -1)))
@@ -237,8 +226,26 @@ class AutoencoderMaps(AutoencoderEigenvalues):
         check_shape("forcing", forcing, n_steps, *jnp.shape(forcing)[1:])
         return self._complex(self.force_encoder(jnp.reshape(forcing, (n_steps, -1))))
 
+# %% ../../nbs/models/autoencoder.ipynb #6e6fbc7e
+class AutoencoderRing(AutoencoderMaps):
+    "The free rollout in one product."
+
+    def _foldable(self, n_steps):
+        "Whether a free rollout is better computed by folding z0 into the weights, and can be."
+        powers = type(self._dynamics).compute_dynamics is BaseModalDynamics.compute_dynamics
+        modulated = getattr(self._dynamics, "model", None)
+        dense = isinstance(self._decoder, DenseDecoder) and (modulated is None or isinstance(modulated, MLP))
+        return powers and dense and n_steps >= self.d_hidden
+
+    def _ring(self, z0, n_steps):  # (d_hidden,) -> (n_steps, *grid, C), the states never formed
+        table = self._dynamics.apply_eigenvalue_transform(self._dynamics.get_eigenvalues(), n_steps)
+        if hasattr(self._dynamics, "model"):
+            power, start = (z.real**2 + z.imag**2 for z in (table, z0))
+            table = table * self._complex(self._dynamics.model(power, lambda kernel: kernel * start[:, None]))
+        return self._decoder(packed(table), lambda kernel: fold_state(kernel, z0))
+
 # %% ../../nbs/models/autoencoder.ipynb #1c05c7f8
-class KoopmanAutoencoder(AutoencoderMaps):
+class KoopmanAutoencoder(AutoencoderRing):
     "Continues a field by a recurrence of a learned state. Raises ValueError where shapes do not fit the model."
 
     def __call__(self, x0: jax.Array, n_steps: int, forcing: jax.Array | None = None) -> jax.Array:

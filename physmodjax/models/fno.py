@@ -152,7 +152,7 @@ class FNOParts(nn.Module):
         self.lift = nn.Dense(self.d_model)
         self.layers = [FourierLayer(self.n_modes, self.d_model) for _ in range(self.n_layers - 1)]
         last = nn.Dense(self.channels, kernel_init=self._last_init)
-        self.project = nn.Sequential([nn.Dense(4 * self.d_model), nn.gelu, last])
+        self.project = nn.Sequential([nn.Dense(2 * self.d_model), nn.gelu, last])
 
 # %% ../../nbs/models/fno.ipynb #82f8a391
 class FNOMaps(FNOParts):

@@ -42,7 +42,7 @@ def folded_product(
         return None
     return lambda x, kernel, *args, **options: jax.lax.dot_general(x, fold(kernel), *args, **options)
 
-
+# %% ../../nbs/models/mlp.ipynb #a5bacf7a
 class MLP(nn.Module):
     "Dense layers with `activation` between them. Raises ValueError for bad widths or an unknown activation."
 

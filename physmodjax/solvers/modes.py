@@ -31,7 +31,6 @@ class _Shapes:
         "∫ φ², half the length for each axis, the whole for a rigid motion."
         return _norms(self)
 
-
     def to_modal(
         self,
         u,  # (..., X) or (..., X, Y), shape on a grid that includes the edges
