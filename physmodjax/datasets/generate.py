@@ -510,7 +510,7 @@ def generate(
     progress: bool | None = None,  # show a progress bar; None: only on a terminal
     part: tuple[int, int] = (0, 1),  # (i, n): make every n-th file from the i-th on
 ) -> Path:  # root/name
-    "Makes the files that are missing. Raises DatasetError if the folder holds something else or the disk refuses."
+    "Makes the files that are missing. Raises DatasetError for a foreign folder, OSError if the disk refuses."
     check_integer("number of parts", part[1])
     check(0 <= part[0] < part[1], "part", got=part, expected="(i, n) with 0 <= i < n")
     folder = Path(root) / spec.name

@@ -79,7 +79,6 @@ class MLP(nn.Module):
             if layer > 0:
                 x = nn.LayerNorm(name=f"norm_{layer - 1}")(x) if self.layer_norm else x
                 x = self.activation(x)
-            product = folded_product(fold if layer == 0 else None)
-            options = {"kernel_init": self.kernel_init, "dot_general": product, "name": f"dense_{layer}"}
-            x = nn.Dense(width, self.use_bias, **options)(x)
+            options = {"kernel_init": self.kernel_init, "name": f"dense_{layer}"}
+            x = nn.Dense(width, self.use_bias, dot_general=folded_product(None if layer else fold), **options)(x)
         return x
