@@ -419,6 +419,7 @@ def test_a_network_that_fails_on_the_way(online, server, tmp_path):
 
 def test_an_interrupt_passes(tmp_path, told):
     "Ctrl-C in the middle of a call is no failure of W&B."
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     logger = WandbLogger(tmp_path)
 
     def interrupt(values, step):
@@ -426,8 +427,11 @@ def test_an_interrupt_passes(tmp_path, told):
         time.sleep(1)
 
     log, logger._run.log = logger._run.log, interrupt
-    with pytest.raises(KeyboardInterrupt):
-        logger.log({"loss": 1.0}, 0)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            logger.log({"loss": 1.0}, 0)
+    finally:
+        signal.signal(signal.SIGINT, before)
     logger._run.log = log
     logger.finish()
     assert told() == []
