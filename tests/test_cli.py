@@ -18,6 +18,7 @@ import h5py
 import hydra
 import numpy as np
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from physmodjax.audio.render import read_wav
@@ -253,6 +254,16 @@ def test_same_seed_same_numbers(data_dir, tmp_path, undrawn):
         results.append((metrics["best"], metrics["final"], metrics["best_step"]))
     assert results[0] == results[1]
     assert results[0] != results[2]
+
+
+@pytest.mark.parametrize("name", ["train", "generate", "evaluate", "render"])
+def test_folder_of_a_sweep_is_known_before_its_jobs(name):
+    "A launcher reads it when no job is configured yet."
+    GlobalHydra.instance().clear()
+    arguments = ["run=somewhere"] if name in ("evaluate", "render") else []
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose(name, arguments, return_hydra_config=True)
+    assert config.hydra.sweep.dir.startswith("outputs/") and config.hydra.sweep.dir.endswith(f"_{name}")
 
 
 # Mistakes

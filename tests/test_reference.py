@@ -1,11 +1,15 @@
 "Trajectories of the solver against independent solutions of the modal equations."
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
+from physmodjax.core.splitting import integrate
 from physmodjax.solvers import MembraneParameters, StringParameters, choose_substeps, modal_system, simulate
 from physmodjax.solvers.parameters import NYLON_STRING
 
@@ -95,6 +99,26 @@ def test_soft_and_hard_plucks_in_one_batch():
     error = np.linalg.norm(q - expected, axis=(1, 2)) / np.linalg.norm(expected, axis=(1, 2))
     assert np.all(error <= chosen.error) and chosen.error.max() <= TOLERANCE
     assert chosen.count[:3].max() < chosen.count[3:].max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [2, 4, 6])
+@pytest.mark.parametrize("forced", [False, True], ids=["free", "forced"])
+def test_the_fast_loop_is_the_plain_integrator(order, forced):
+    "A mode past critical damping among the others, and a force from outside."
+    system, rng = modal_system(NYLON_STRING, 6), np.random.default_rng(2)
+    two_sigma = np.where(np.arange(6) == 3, 1e4, system.bank.two_sigma)
+    system = replace(system, bank=replace(system.bank, two_sigma=two_sigma))
+    q0, qdot0 = 1e-4 * rng.normal(size=(3, 6)), rng.normal(size=(3, 6))
+    forcing = 100 * rng.normal(size=(3, 99, 6)) if forced else None
+    found = simulate(system, q0, qdot0, 8000.0, 100, forcing, order=order, substeps=4)
+    with jax.enable_x64(True):
+        bank, coupling = jax.tree.map(jnp.asarray, (system.bank, system.coupling))
+        force = None if forcing is None else jnp.asarray(forcing.transpose(1, 2, 0))
+        run = jax.jit(lambda q, v: integrate(bank, coupling.kick, q, v, 1 / 8000, 99, 4, order, force))
+        expected = [np.asarray(x).transpose(2, 0, 1) for x in run(q0.T, qdot0.T)]
+    for ours, values in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, values, atol=1e-11 * np.abs(values).max())
 
 
 def test_the_hard_pluck_is_nonlinear():

@@ -172,14 +172,18 @@ def _spread(tree):
     return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
 
 # %% ../../nbs/solvers/simulate.ipynb #433e851f
+def _share_out(counts, size, mixed):
+    "(sub-steps, rows) of each group, the long ones first: no core then waits for the last."
+    rows = np.argsort(-counts, kind="stable")
+    kinds = [rows] if mixed else [rows[counts[rows] == count] for count in sorted(set(counts.tolist()), reverse=True)]
+    groups = [kind[k : k + size] for kind in kinds for k in range(0, len(kind), size)]
+    return [(int(counts[group].max()), group) for group in groups]
+
+
 def _solve_groups(system, q0, qdot0, dt, n_steps, counts, order, forcing=None, progress=None, group=None):
     "(B, M) -> q, q' (B, T, M); counts (B,) are the sub-steps of each trajectory."
     q, qdot = (np.empty((len(q0), n_steps, system.size)) for _ in range(2))
     size = _group(system, len(q0), group) * jax.local_device_count()
-    groups = []
-    for count in sorted(set(counts.tolist()), reverse=True):  # the long ones first: no core then waits for the last
-        (rows,) = np.nonzero(counts == count)
-        groups += [(count, rows[k : k + size]) for k in range(0, len(rows), size)]
 
     def solve(task):
         count, rows = task
@@ -192,6 +196,7 @@ def _solve_groups(system, q0, qdot0, dt, n_steps, counts, order, forcing=None, p
                     out[rows, start : start + part.shape[1]] = part[: len(rows)]
         return len(rows)
 
+    groups = _share_out(counts, size, mixed=group is None)
     with ThreadPoolExecutor(_workers()) as pool, tqdm(total=len(q0), desc=progress, disable=progress is None) as bar:
         for done in pool.map(solve, groups):
             bar.update(done)
@@ -372,14 +377,13 @@ def simulate(
     order: int = 4,  # of the splitting: 2, 4 or 6
     substeps=None,  # per sample, a number or (...) integers; None: chosen from rtol, trajectory by trajectory
     progress: str | None = None,  # label of a progress bar
-    group: int | None = None,  # trajectories solved together; None: from the sizes. Only rounding depends on it
+    group: int | None = None,  # trajectories solved together, all with the same sub-steps; None: as is fastest
 ):  # q, qdot (..., n_steps, M) float64
     "Solves q'' + 2σ q' + ω² q = F(q) + f. Raises ValueError on bad sizes and if the motion leaves the finite numbers."
     _check_arguments(system, q0, qdot0, rate, n_steps, order, forcing)
     batch = np.shape(q0)[:-1]
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((system, q0, qdot0, forcing))):
         return _simulate_traced(system, q0, qdot0, rate, n_steps, forcing, order, substeps)
-    group = _group(system, int(np.prod(batch)), group)
     if substeps is None:
         substeps = choose_substeps(system, q0, qdot0, rate, n_steps, rtol, order, forcing, group).count
     counts = np.broadcast_to(substeps, batch).reshape(-1)
