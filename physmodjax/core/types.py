@@ -47,11 +47,11 @@ class OscillatorBank:
 class TensionCoupling:
     "The cubic force of a tension that rises with stretching, F = -c λq (Σ λq²)."
 
-    strength: jax.Array  # () c
-    weights: jax.Array  # (M,) λ, 1/m²
+    strength: jax.Array  # () c, or (B,) for columns of states that each have their own
+    weights: jax.Array  # (M,) λ, 1/m², or (M, B)
 
     def _weights(self, q):
-        return self.weights.reshape((-1,) + (1,) * (jnp.ndim(q) - 1))
+        return self.weights.reshape(self.weights.shape + (1,) * (jnp.ndim(q) - self.weights.ndim))
 
     def force(
         self,

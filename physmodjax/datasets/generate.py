@@ -514,7 +514,8 @@ def generate(
     check_integer("number of parts", part[1])
     check(0 <= part[0] < part[1], "part", got=part, expected="(i, n) with 0 <= i < n")
     folder = Path(root) / spec.name
-    _basis(spec), initial_shape(spec, 0)  # what cannot be made is refused before there is a folder
+    if not (folder / "spec.json").exists():
+        _basis(spec), initial_shape(spec, 0)  # what cannot be made is refused before there is a folder
     with _locked(folder, shared=part[1] > 1), _claimed(folder, spec, alone=part[1] == 1):
         if is_complete(folder):
             return folder

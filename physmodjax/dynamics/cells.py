@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from flax.traverse_util import flatten_dict
 
-from ..core.checks import check, check_choice, check_integer, check_shape
+from ..core.checks import by_name, check, check_choice, check_integer, check_shape
 
 # %% ../../nbs/dynamics/cells.ipynb #e4771ab4
 ACTIVATIONS = {
@@ -37,10 +37,7 @@ def as_activation(
     activation: str | Callable,  # a name in ACTIVATIONS, or a function from array to array
 ) -> Callable:  # the function
     "The activation function meant by a name or a callable. Raises ValueError for a name that is not known."
-    if callable(activation):
-        return activation
-    check_choice("activation", activation, ACTIVATIONS)
-    return ACTIVATIONS[activation]
+    return by_name("activation", activation, ACTIVATIONS)
 
 # %% ../../nbs/dynamics/cells.ipynb #51da54a9
 def input_width(

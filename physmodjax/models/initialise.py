@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ..core.checks import check, check_shape
 from ..dynamics.lru import lru_logs
-from .dmd import LinearModes, amplitude_map, fit_modes
+from .dmd import LinearModes, amplitude_map, fit_modes, scaled_frames
 
 # %% ../../nbs/models/initialise.ipynb #390d7f80
 def initialise_linear(
@@ -74,9 +74,7 @@ def initialise_from_data(
     n_modes: int | None = None,  # modes to keep; None: as many as fit
 ) -> dict:  # parameters of the same structure
     "Parameters of the linear model that fits the training split best. Raises ValueError if it does not fit."
-    n_channels = trajectories.shape[-1]
-    shift = np.broadcast_to(mean / std, (*trajectories.shape[2:-1], n_channels)).reshape(-1)
-    u = trajectories.reshape(*trajectories.shape[:2], -1).astype(np.float64) + shift
+    u, shift = scaled_frames(trajectories, mean, std)
     hidden, d_model = params["layers_0"]["linear"]["B_re"].shape
     modes = fit_modes(u, n_modes=min(n_modes or hidden, hidden), n_shapes=d_model // n_given)
     params = initialise_linear(params, modes, amplitude_map(modes, u, n_given), shift)

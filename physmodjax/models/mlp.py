@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 
-from ..core.checks import check, check_choice, check_integer
+from ..core.checks import by_name, check, check_integer
 from ..dynamics.cells import as_activation
 
 # %% ../../nbs/models/mlp.ipynb #fd747149
@@ -28,10 +28,7 @@ def as_kernel_init(
     kernel_init: str | Callable,  # a name in KERNELS, or an initialiser (key, shape, dtype) -> array
 ) -> Callable:  # the initialiser
     "The initialiser meant by a name or a callable. Raises ValueError for a name that is not known."
-    if callable(kernel_init):
-        return kernel_init
-    check_choice("kernel_init", kernel_init, KERNELS)
-    return KERNELS[kernel_init]
+    return by_name("kernel_init", kernel_init, KERNELS)
 
 # %% ../../nbs/models/mlp.ipynb #3b6d7a66
 def folded_product(

@@ -18,7 +18,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from ..core.checks import check_choice, check_integer, check_shape
-from ..core.scan import affine_scan_pairs
+from ..core.scan import affine_scan_pairs, from_pairs, to_pairs
 from ..dynamics.lru import LRUDynamics, gamma_log_init, matrix_init
 
 # %% ../../nbs/models/ssm.ipynb #10061669
@@ -83,11 +83,8 @@ class DiagonalMaps(nn.Module):
         "From real and imaginary parts of the state to the output."
         raise NotImplementedError
 
-    def _joined(self, pairs):
-        return jax.lax.complex(pairs[..., : self.d_hidden], pairs[..., self.d_hidden :])
-
     def _read(self, h):
-        return frame_product(jnp.concatenate([h.real, h.imag], axis=-1), self.output_map().T)
+        return frame_product(to_pairs(h), self.output_map().T)
 
 # %% ../../nbs/models/ssm.ipynb #5119846b
 class DiagonalLayer(DiagonalMaps):
@@ -104,12 +101,12 @@ class DiagonalLayer(DiagonalMaps):
 
     def step(self, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:  # (d_hidden,), (d_model,)
         "One frame of the driven layer: the next state and the output."
-        h = self.dynamics.step(h, self._joined(frame_product(x, self.input_map().T)))
+        h = self.dynamics.step(h, from_pairs(frame_product(x, self.input_map().T)))
         return h, self._read(h) + self.D * x
 
     def ring_from(self, x: jax.Array) -> jax.Array:  # (d_model,) -> (d_hidden,) complex
         "State from which the layer rings freely."
-        return self._joined(frame_product(x, self.start_map().T))
+        return from_pairs(frame_product(x, self.start_map().T))
 
     def ring(self, h: jax.Array, n_steps: int) -> jax.Array:  # (d_hidden,) -> (n_steps, d_model)
         "Outputs of the free evolution, Re C λ^n h for n = 1 … n_steps."

@@ -18,7 +18,7 @@ from jax import lax
 from ..core.checks import check, check_choice, check_finite, check_integer, check_positive, check_shape
 from ..core.splitting import Flow, apply_flow, damped_flow
 from .modes import ModalSystem
-from .simulate import SimulationError, Substeps
+from .simulate import Substeps, refuse_overflow
 
 # %% ../../nbs/solvers/contact.ipynb #f49906d4
 def _power(depth, factor, exponent):
@@ -337,7 +337,7 @@ def simulate_contact(
     if traced:
         return q, qdot, history
     q, qdot, history = jax.tree.map(np.asarray, (q, qdot, history))
-    _refuse_overflow(q.reshape(-1, *q.shape[-2:]), rate)
+    refuse_overflow(q.reshape(-1, *q.shape[-2:]), rate, "lower the speed or force of the contact, or raise substeps")
     return q, qdot, history
 
 # %% ../../nbs/solvers/contact.ipynb #f49c6333
@@ -368,14 +368,3 @@ def _flat(system, contact, q0, qdot0, forcing, n_steps):
     modes = (system.size,)
     force = None if forcing is None else spread(forcing, (n_steps - 1, *modes))
     return batch, (jax.tree.map(spread, contact), spread(read, modes), spread(q0, modes), spread(qdot0, modes), force)
-
-# %% ../../nbs/solvers/contact.ipynb #f0f10586
-def _refuse_overflow(q, rate):
-    bad = ~np.isfinite(q).all(axis=-1)
-    if bad.any():
-        trajectory, sample = np.argwhere(bad)[0]
-        message = (
-            f"simulation: got non-finite values in trajectory {trajectory} from {sample / rate:.6g} s on, expected "
-            "finite motion; lower the speed or force of the contact, or raise substeps"
-        )
-        raise SimulationError(message, trajectory, int(sample))

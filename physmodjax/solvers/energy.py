@@ -15,7 +15,7 @@ import numpy as np
 from ..core.checks import check_integer, check_positive, check_shape
 from ..core.splitting import apply_flow, damped_flow
 from ..core.types import OscillatorBank
-from .modes import ModalSystem
+from .modes import ModalSystem, to_numpy
 
 # %% ../../nbs/solvers/energy.ipynb #67a8375e
 def modal_mass(
@@ -74,7 +74,7 @@ def energy(
     with jax.enable_x64(True):
         q, qdot = (jnp.asarray(x, jnp.float64) for x in (q, qdot))
         parts = _parts(system, jnp.asarray(modal_mass(system)), q, qdot, rate)
-    return jax.tree.map(lambda x: x if isinstance(x, jax.core.Tracer) else np.asarray(x), parts)
+    return jax.tree.map(to_numpy, parts)
 
 # %% ../../nbs/solvers/energy.ipynb #99154e15
 @jax.jit

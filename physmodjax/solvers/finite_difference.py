@@ -18,7 +18,7 @@ from jax import lax
 from ..core.checks import check, check_choice, check_finite, check_integer, check_positive, check_shape
 from ..core.scan import rollout
 from .parameters import MembraneParameters, StringParameters
-from .simulate import _refuse_overflow
+from .simulate import refuse_overflow
 
 # %% ../../nbs/solvers/finite_difference.ipynb #37f9da46
 def _profile(name, values, length, n_points, between=False):
@@ -220,7 +220,7 @@ def simulate_finite_difference(
         last = _first_change(system, *flat, dt, theta)
         motion = _run(_stepper(system, dt, theta), flat[0], last, dt, n_steps, substeps)
         u, v, total = (np.asarray(x) for x in motion)
-    _refuse_overflow(u, rate)
+    refuse_overflow(u, rate)
     batch = np.shape(u0)[: np.ndim(u0) - len(system.n_points)]
     return GridMotion(_on_grid(system, u, batch), _on_grid(system, v, batch), total.reshape(batch + (n_steps,)))
 

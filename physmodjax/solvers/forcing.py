@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core.checks import check, check_choice, check_finite, check_integer, check_positive, check_shape
-from .modes import ModalSystem
+from .modes import ModalSystem, to_numpy
 
 # %% ../../nbs/solvers/forcing.ipynb #2c92e756
 def _impulse(since, duration):
@@ -96,4 +96,4 @@ def point_forcing(
     shapes = system.shapes(position, width)
     with jax.enable_x64(True):
         force = jnp.asarray(signal, jnp.float64)[..., None] * (shapes / system.mass)[..., None, :]
-        return force if isinstance(force, jax.core.Tracer) else np.asarray(force)
+        return to_numpy(force)

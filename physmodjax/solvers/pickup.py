@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core.checks import check, check_choice, check_shape
-from .modes import ModalSystem
+from .modes import ModalSystem, to_numpy
 
 # %% ../../nbs/solvers/pickup.ipynb #fe028847
 def pickup(
@@ -30,7 +30,7 @@ def _read(q, weights):
     "(..., M) · (M,) in float64."
     with jax.enable_x64(True):
         heard = jnp.asarray(q, jnp.float64) @ jnp.asarray(weights, jnp.float64)
-    return heard if isinstance(heard, jax.core.Tracer) else np.asarray(heard)
+    return to_numpy(heard)
 
 # %% ../../nbs/solvers/pickup.ipynb #49088acb
 def bridge_force(
@@ -52,7 +52,7 @@ def bridge_force(
             tension = system.mass * system.coupling.strength * jnp.sum(eta**2 * q**2, axis=-1)
             force = force + tension * (q @ slopes)
         force = force if end == "left" else -force
-    return force if isinstance(force, jax.core.Tracer) else np.asarray(force)
+    return to_numpy(force)
 
 # %% ../../nbs/solvers/pickup.ipynb #893a910c
 def _end_slopes(system, eta, end):
