@@ -43,19 +43,22 @@ def worst_error(q, truth):
 
 
 def dop853(system, q0, rate, n_steps):
-    "One trajectory at rtol 1e-12 in the plainest form: diagonal products only."
-    omega_sq, two_sigma = np.asarray(system.bank.omega_sq), np.asarray(system.bank.two_sigma)
-    c, weights, m = float(system.coupling.strength), np.asarray(system.coupling.weights), system.size
+    "One trajectory at rtol 1e-12 in the fastest plain form found: diagonal products and one dot, nothing done twice."
+    minus_omega_sq, two_sigma = -np.asarray(system.bank.omega_sq), np.asarray(system.bank.two_sigma)
+    weights, m = np.asarray(system.coupling.weights), system.size
+    strength = -float(system.coupling.strength) * weights
 
     def slope(_, y):
         q, v = y[:m], y[m:]
-        weighted = weights * q
-        return np.concatenate([v, -omega_sq * q - two_sigma * v - c * weighted * (weighted @ q)])
+        out = np.empty(2 * m)
+        out[:m] = v
+        out[m:] = (minus_omega_sq + strength * weights.dot(q * q)) * q - two_sigma * v
+        return out
 
-    times = np.arange(n_steps) / rate
-    start = time.perf_counter()
-    y = solve_ivp(slope, (0, times[-1]), np.concatenate([q0, 0 * q0]), "DOP853", times, rtol=1e-12, atol=1e-16).y
-    return y[:m].T, time.perf_counter() - start
+    times, y0 = np.arange(n_steps) / rate, np.concatenate([q0, 0 * q0])
+    solve = lambda: solve_ivp(slope, (0, times[-1]), y0, "DOP853", times, rtol=1e-12, atol=1e-16).y  # noqa: E731
+    spent, y = best_of(1, solve)
+    return y[:m].T, spent
 
 
 def peer(system, q0, rate, n_steps, oversampling):
