@@ -1,8 +1,9 @@
-"""Frames per second of a training step, beside the matrix products alone and, for lru, the published way of the layers.
+"""Frames per second of a training step, beside the matrix products alone and the published way of the layers.
 
 python benchmarks/training.py --model lru --steps 400 --batch 10; without --model, every model in conf/model in its own
-process. Whatever is compared runs interleaved in one process, the best of several repeats counts. The last line is one
-JSON object.
+process. --published takes the sizes of arXiv 2408.16650 instead of those in conf/model, and beside our step runs one of
+the same sizes as such layers are commonly written: complex numbers, associative scans, automatic gradients. Whatever is
+compared runs interleaved in one process, the best of several repeats counts. The last line is one JSON object.
 """
 import argparse
 import json
@@ -21,13 +22,19 @@ import numpy as np
 from physmodjax.cli.config import CONF, build_model
 from physmodjax.dynamics.lru import gamma_log_init, matrix_init, nu_init, theta_init
 from physmodjax.models.batching import batched
+from physmodjax.models.mlp import MLP
 from physmodjax.training.loop import make_train_step
 from physmodjax.training.optim import make_optimizer
 from physmodjax.training.state import create_state
 
-# frames/s that arXiv 2408.16650's code reaches on two cores: 400 steps, batch 10, 128 states, 101 points
-PUBLISHED = {"lru": (10_000, 12_000), "s5": (28_000, 28_000), "koopman": (79_000, 79_000),
-             "koopman_varying": (52_000, 76_000)}
+STACK = ["model.network.d_model=128", "model.network.recurrence.d_hidden=128"]
+LINEAR = ["model.network.decoder.hidden_channels=[]", "model.network.decoder.shortcut=false"]
+PUBLISHED = {  # sizes of arXiv 2408.16650 and the frames/s its code reached on two (other) cores with them
+    "lru": ([*STACK, "model.network.n_layers=6", "model.network.norm=batch"], (10_000, 12_000)),
+    "s5": ([*STACK, "model.network.n_layers=4", "model.network.norm=batch"], (28_000, 28_000)),
+    "koopman": (["model.network.encoder.shortcut=false", "model.network.decoder.shortcut=false"], (79_000, 79_000)),
+    "koopman_varying": (LINEAR, (52_000, 76_000)),
+}
 
 
 def best_of(functions, repeats=6):
@@ -42,34 +49,61 @@ def best_of(functions, repeats=6):
     return {name: tuple(map(min, zip(*pairs, strict=True))) for name, pairs in seconds.items()}
 
 
+def plain_scan(lam, inputs):
+    pairs = (jnp.broadcast_to(lam, inputs.shape), inputs)
+    return jax.lax.associative_scan(lambda a, b: (b[0] * a[0], b[0] * a[1] + b[1]), pairs)[1]
+
+
+def plain_matrix(module, name, shape, width):
+    parts = (module.param(f"{name}_{part}", partial(matrix_init, normalization=width**0.5), shape) for part in "ri")
+    return jax.lax.complex(*parts)
+
+
 class PlainLRU(nn.Module):
-    "Linear recurrent unit: complex matrices, an associative scan, automatic gradients."
+    "Linear recurrent unit."
 
     d_model: int
     d_hidden: int
 
     @nn.compact
     def __call__(self, x):
-        into, out = (partial(matrix_init, normalization=n**0.5) for n in (2 * self.d_model, self.d_hidden))
         nu = self.param("nu_log", nu_init, (self.d_hidden,), 0.9, 0.999)
         theta = self.param("theta_log", theta_init, (self.d_hidden,), 3.14)
         gamma = jnp.exp(self.param("gamma_log", gamma_log_init, (nu, theta)))
-        drawn = (("B", into, (self.d_hidden, self.d_model)), ("C", out, (self.d_model, self.d_hidden)))
-        B, C = (self.param(f"{n}_re", *how) + 1j * self.param(f"{n}_im", *how) for n, *how in drawn)
-        lam = jnp.exp(-jnp.exp(nu) + 1j * jnp.exp(theta))
-        inputs = jax.vmap(lambda frame: (B * gamma[:, None]) @ frame)(x)
-        pairs = (jnp.broadcast_to(lam, inputs.shape), inputs)
-        h = jax.lax.associative_scan(lambda a, b: (b[0] * a[0], b[0] * a[1] + b[1]), pairs)[1]
+        B = plain_matrix(self, "B", (self.d_hidden, self.d_model), 2 * self.d_model)
+        C = plain_matrix(self, "C", (self.d_model, self.d_hidden), self.d_hidden)
+        h = plain_scan(jnp.exp(-jnp.exp(nu) + 1j * jnp.exp(theta)), jax.vmap(lambda u: (B * gamma[:, None]) @ u)(x))
         return jax.vmap(lambda state: (C @ state).real)(h) + self.param("D", matrix_init, (self.d_model,)) * x
 
 
-class PlainStack(nn.Module):
-    "Driven layers as they are commonly published: batch norm, recurrence, GELU, gated linear unit, sum."
+class PlainS5(nn.Module):
+    "S5, one state for a conjugate pair, input held between samples."
 
+    d_model: int
+    d_hidden: int
+
+    @nn.compact
+    def __call__(self, x):
+        rise = lambda key, shape: jnp.pi * jnp.arange(shape[0], dtype=jnp.float32)  # noqa: E731
+        decay = self.param("Lambda_re", nn.initializers.constant(-0.5), (self.d_hidden,))
+        Lambda = jax.lax.complex(decay, self.param("Lambda_im", rise, (self.d_hidden,)))
+        step = jnp.exp(self.param("log_step", nn.initializers.constant(-4.6), (self.d_hidden,)))
+        B = plain_matrix(self, "B", (self.d_hidden, self.d_model), self.d_model)
+        C = plain_matrix(self, "C", (self.d_model, self.d_hidden), self.d_hidden)
+        lam = jnp.exp(Lambda * step)
+        h = plain_scan(lam, jax.vmap(lambda u: (((lam - 1) / Lambda)[:, None] * B) @ u)(x))
+        return jax.vmap(lambda state: 2 * (C @ state).real)(h) + self.param("D", matrix_init, (self.d_model,)) * x
+
+
+class PlainStack(nn.Module):
+    "Driven layers: batch norm, recurrence, GELU, for some a gated linear unit, sum."
+
+    layer: type
     d_model: int
     d_hidden: int
     n_layers: int
     size: int
+    glu: bool
 
     @nn.compact
     def __call__(self, x0, n_steps, forcing=None):
@@ -78,9 +112,44 @@ class PlainStack(nn.Module):
         axis = None if self.is_initializing() else "batch"
         for _ in range(self.n_layers):
             y = nn.BatchNorm(use_running_average=False, momentum=0.95, axis_name=axis)(x)
-            y = nn.gelu(PlainLRU(self.d_model, self.d_hidden)(y))
-            x = x + nn.Dense(self.d_model)(y) * nn.sigmoid(nn.Dense(self.d_model)(y))
+            y = nn.gelu(self.layer(self.d_model, self.d_hidden)(y))
+            x = x + (nn.Dense(self.d_model)(y) * nn.sigmoid(nn.Dense(self.d_model)(y)) if self.glu else y)
         return nn.Dense(self.size)(x).reshape(n_steps, *x0.shape[1:])
+
+
+class PlainKoopman(nn.Module):
+    "Encode, take powers of the eigenvalues, multiply by a network of the squared moduli if there is one, decode."
+
+    d_hidden: int
+    encoder: tuple  # hidden widths
+    modulation: tuple | None
+    decoder: tuple
+    size: int
+
+    @nn.compact
+    def __call__(self, x0, n_steps, forcing=None):
+        z0 = MLP((*self.encoder, 2 * self.d_hidden))(x0.reshape(-1))
+        nu = self.param("nu_log", nu_init, (self.d_hidden,), 0.99, 0.999)
+        theta = self.param("theta_log", theta_init, (self.d_hidden,), 3.14)
+        power = jnp.exp(jnp.arange(1, n_steps + 1)[:, None] * (-jnp.exp(nu) + 1j * jnp.exp(theta)))
+        z = power * jax.lax.complex(*jnp.split(z0, 2))
+        if self.modulation is not None:
+            z = z * jax.lax.complex(*jnp.split(MLP((*self.modulation, 2 * self.d_hidden))(jnp.abs(z) ** 2), 2, axis=-1))
+        y = MLP((*self.decoder, self.size))(jnp.concatenate([z.real, z.imag], axis=-1))
+        return y.reshape(n_steps, *x0.shape[1:])
+
+
+def published_way(config, size):
+    "The network of these sizes as it is commonly written; None where there is no such thing here."
+    network = config.network
+    if config.name in ("lru", "s5"):
+        layer, sizes = PlainLRU if config.name == "lru" else PlainS5, (network.d_model, network.recurrence.d_hidden)
+        return batched(PlainStack)(layer, *sizes, network.n_layers, size, network.mixer == "full_glu")
+    if config.name in ("koopman", "koopman_varying"):
+        hidden = (network.encoder, network.dynamics.get("model"), network.decoder)
+        hidden = [part and tuple(part.hidden_channels) for part in hidden]
+        return batched(PlainKoopman)(network.d_hidden, *hidden, size)
+    return None
 
 
 def products_alone(params, n_frames, key):
@@ -108,19 +177,23 @@ def training_step(network, batch):
 
 def measure(arguments):
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("train", [f"model={arguments.model}", *arguments.override]).model
+        settings, frames_per_second = PUBLISHED.get(arguments.model, ([], None))
+        settings = [*(settings if arguments.published else []), *arguments.override]
+        config = hydra.compose("train", [f"model={arguments.model}", *settings]).model
     network = build_model(config.network, grid=(arguments.points,), channels=1, n_given=1)
     shape = (arguments.batch, arguments.steps + 1, arguments.points, 1)
     u = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     batch, n_frames = {"x0": u[:, :1], "target": u[:, 1:]}, arguments.batch * arguments.steps
     ours, state, compile_seconds = training_step(network, batch)
     functions = {"step": ours, "products_alone": products_alone(state.params, n_frames, jax.random.key(1))}
-    if arguments.model == "lru":
-        sizes = config.network.d_model, config.network.recurrence.d_hidden, config.network.n_layers, arguments.points
-        functions["published_way"] = training_step(batched(PlainStack)(*sizes), batch)[0]
+    plain = published_way(config, arguments.points)
+    if plain is not None:
+        functions["published_way"] = training_step(plain, batch)[0]
     best = best_of(functions)
     result = {"model": arguments.model, "frames": n_frames, "frames_per_second": n_frames / best["step"][0]}
-    result |= {"published_frames_per_second": PUBLISHED.get(arguments.model), "compile_seconds": compile_seconds}
+    result |= {"settings": settings, "compile_seconds": compile_seconds}
+    if arguments.published:
+        result["published_frames_per_second"] = frames_per_second
     for name, (wall, cpu) in best.items():
         result |= {f"{name}_seconds": wall, f"{name}_cpu_seconds": cpu}
     result["step_over_products"] = best["step"][0] / best["products_alone"][0]
@@ -131,10 +204,10 @@ def measure(arguments):
     return {**result, "n_parameters": n_parameters, "peak_memory_mb": peak, "precision": str(u.dtype)}
 
 
-def measure_all(options):
-    "Each model of conf/model in a process of its own, so that memory and compilation are its own."
+def measure_all(names, options):
+    "Each model in a process of its own, so that memory and compilation are its own."
     results = []
-    for name in sorted(path.stem for path in (CONF / "model").glob("*.yaml")):
+    for name in names:
         command = [sys.executable, __file__, "--model", name, *options]
         done = subprocess.run(command, capture_output=True, text=True)
         lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or ["no output"]
@@ -149,7 +222,13 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=400, help="predicted frames of a sequence")
     parser.add_argument("--batch", type=int, default=10)
     parser.add_argument("--points", type=int, default=101)
+    parser.add_argument("--published", action="store_true", help="the sizes of arXiv 2408.16650")
     parser.add_argument("override", nargs="*", help="Hydra overrides, such as model.network.n_layers=6")
     arguments = parser.parse_args()
-    sizes = [f"--{name}={getattr(arguments, name)}" for name in ("steps", "batch", "points")]
-    print(json.dumps(measure(arguments) if arguments.model else measure_all([*sizes, *arguments.override])))
+    if arguments.model:
+        print(json.dumps(measure(arguments)))
+    else:
+        options = [f"--{name}={getattr(arguments, name)}" for name in ("steps", "batch", "points")]
+        options += ["--published", *arguments.override] if arguments.published else arguments.override
+        names = PUBLISHED if arguments.published else sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+        print(json.dumps(measure_all(names, options)))
