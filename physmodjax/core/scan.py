@@ -7,6 +7,7 @@ __all__ = ['powers', 'power_scan', 'to_pairs', 'from_pairs', 'affine_scan_pairs'
 
 # %% ../../nbs/core/scan.ipynb #74f6475d
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -18,6 +19,14 @@ from tqdm.auto import tqdm
 from .checks import check_integer, check_shape
 
 # %% ../../nbs/core/scan.ipynb #844c0e8c
+def _outer_loop(coarse, fine):
+    return lax.scan(lambda nothing, factor: (nothing, factor * fine), None, coarse)[1]
+
+
+def _outer(coarse, fine):
+    return coarse[:, None] * fine
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def powers(
@@ -26,16 +35,16 @@ def powers(
     first: int,  # exponent of the first one
 ) -> jax.Array:  # (n_steps, ...) complex, lam to the powers first, first + 1, ...
     "λ^n with a phase that stays accurate for large n, in the precision of `lam`."
-    real = jnp.finfo(lam.dtype).dtype
+    width = math.isqrt(n_steps - 1) + 1
+    coarse, fine = first + width * np.arange(-(-n_steps // width)), np.arange(width)
     with jax.enable_x64(True):
-        n = lax.iota(jnp.float64, n_steps) + first
-        n = lax.reshape(n, (n_steps,) + (1,) * lam.ndim)
+        n = jnp.asarray(np.concatenate([coarse, fine]), jnp.float64).reshape((-1,) + (1,) * lam.ndim)
         log_lam = jnp.log(lax.convert_element_type(lam, jnp.complex128))
         # n = 0 must give 1 even where lam = 0 and its logarithm is -inf
-        log_radius = lax.convert_element_type(jnp.where(n == 0, 0.0, n * log_lam.real), real)
-        angle = lax.convert_element_type(jnp.remainder(n * log_lam.imag, 2 * np.pi), real)
-    radius = jnp.exp(log_radius)
-    return lax.complex(radius * jnp.cos(angle), radius * jnp.sin(angle))
+        log_radius, angle = jnp.where(n == 0, 0.0, n * log_lam.real), jnp.remainder(n * log_lam.imag, 2 * np.pi)
+        table = lax.convert_element_type(jnp.exp(lax.complex(log_radius, angle)), lam.dtype)
+    products = lax.platform_dependent(*jnp.split(table, [len(coarse)]), cpu=_outer_loop, default=_outer)
+    return products.reshape(-1, *lam.shape)[:n_steps]
 
 
 @powers.defjvp
