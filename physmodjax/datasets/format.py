@@ -82,8 +82,8 @@ def _write_members(file: h5py.File, scalars: Mapping, fields: Mapping, compressi
     group.attrs["field_names"] = _names(fields)
     options = {"compression": compression, "shuffle": compression is not None, "fletcher32": True}
     for name, values in fields.items():
-        frame = values[0, 0].nbytes
-        chunks = (1, max(1, min(values.shape[1], _CHUNK_BYTES // frame)), *values.shape[2:])
+        n_chunks = max(1, round(values[0].nbytes / _CHUNK_BYTES))  # alike, so that the last one is not stored half empty
+        chunks = (1, -(-values.shape[1] // n_chunks), *values.shape[2:])
         dataset = group.create_dataset(name, data=values, chunks=chunks, **options)
         dataset.attrs["dim_varying"] = np.ones(values.ndim - 2, bool)
         dataset.attrs["sample_varying"], dataset.attrs["time_varying"] = True, True
