@@ -13,6 +13,7 @@ from physmodjax.dynamics import (
     DiscreteModalDynamicsVarying,
     LRUDynamicsModulated,
     LRUDynamicsVarying,
+    OscillatorDynamics,
 )
 from physmodjax.models.autoencoder import KoopmanAutoencoder
 from physmodjax.models.encoders import (
@@ -29,7 +30,7 @@ from physmodjax.training.losses import mse
 from physmodjax.training.optim import make_optimizer
 from physmodjax.training.state import create_state
 
-NAMES = ["koopman", "koopman_varying", "modal", "modal_varying"]
+NAMES = ["koopman", "koopman_varying", "modal", "modal_varying", "oscillator"]
 
 
 def network(name, grid=(13,), channels=1, n_given=1, *overrides):
@@ -54,7 +55,7 @@ def drawn(model, x0, force=None):
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
-        centre = {"nu_log": -3.0, "magnitudes": 0.9}.get(path[-1].key, 0.0)
+        centre = {"nu_log": -3.0, "magnitudes": 0.9, "stretch_log": -30.0}.get(path[-1].key, 0.0)
         return jnp.asarray(centre + 0.2 * rng.normal(size=leaf.shape), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, wanted)
@@ -103,6 +104,7 @@ def test_start_wants_linear_parts():
     ("bank", "maps", "grid"),
     [
         (LRUDynamicsModulated, (DenseEncoder, DenseDecoder), (7,)),
+        (OscillatorDynamics, (DenseEncoder, DenseDecoder), (4, 5)),
         (DiscreteModalDynamicsVarying, (DenseEncoder, DenseDecoder), (3, 4)),
         (DiscreteModalDynamicsAngleMag, (ConvEncoder, ConvDecoder), (5, 4)),
         (LRUDynamicsVarying, (FourierEncoder, FourierDecoder), (6, 7)),

@@ -82,7 +82,7 @@ def _write_members(file: h5py.File, scalars: Mapping, fields: Mapping, compressi
     group.attrs["field_names"] = _names(fields)
     options = {"compression": compression, "shuffle": compression is not None, "fletcher32": True}
     for name, values in fields.items():
-        n_chunks = max(1, round(values[0].nbytes / _CHUNK_BYTES))  # alike, so that the last one is not stored half empty
+        n_chunks = max(1, round(values[0].nbytes / _CHUNK_BYTES))  # alike: the last one is stored whole
         chunks = (1, -(-values.shape[1] // n_chunks), *values.shape[2:])
         dataset = group.create_dataset(name, data=values, chunks=chunks, **options)
         dataset.attrs["dim_varying"] = np.ones(values.ndim - 2, bool)

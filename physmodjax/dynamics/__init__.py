@@ -31,6 +31,7 @@ from physmodjax.dynamics.modal import (
     init_complex,
     init_real_imag,
 )
+from physmodjax.dynamics.oscillator import OscillatorDynamics, Physics, parameters_of, physics_of
 from physmodjax.dynamics.rnn import (
     BatchedDeepRNN,
     DeepRNN,
@@ -59,6 +60,8 @@ __all__ = [
     "LRUDynamicsVarying",
     "LSTMCell",
     "MGUCell",
+    "OscillatorDynamics",
+    "Physics",
     "RNNCell",
     "RNNLayer",
     "StackedRNN",
@@ -74,6 +77,8 @@ __all__ = [
     "masked_mean",
     "matrix_init",
     "nu_init",
+    "parameters_of",
+    "physics_of",
     "score_function",
     "sequence_mask",
     "theta_init",

@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.checks import check, check_integer, check_positive, check_shape
-from ..core.scan import rollout
+from ..core.checks import check, check_positive, check_shape
 from ..utils.clamp import magic_clamp
 from ..utils.eigenvalues import ensure_positive_imaginary_parts
-from .base import BaseModalDynamics, as_state, check_radii, modulation
+from .base import BaseModalDynamics, as_state, check_radii, modulation, stepped_states
 
 # %% ../../nbs/dynamics/lru.ipynb #227b9968
 def matrix_init(
@@ -172,17 +171,8 @@ class LRUDynamicsModulated(LRUDynamics, kw_only=True):
 
     def compute_dynamics(self, x: jax.Array, n_steps: int, f: jax.Array | None = None) -> jax.Array:  # (n_steps, H)
         "States that follow x, one step at a time. Raises ValueError as `advance` does."
-        check_integer("n_steps", n_steps)
-        if f is not None:
-            check_shape("f", f, n_steps, self.d_hidden)
-        z0 = as_state(x, self.d_hidden)
-        z0 = z0.astype(jnp.result_type(z0, self.get_eigenvalues()))
         if self.is_initializing():
-            modulation(self.model, z0)
+            modulation(self.model, as_state(x, self.d_hidden))
         model, weights = self.model.unbind()
-
-        def advance_one(z, f):
-            after = self._step(lambda power: model.apply(weights, power), z, f)
-            return after, z if self.prepend_ones else after
-
-        return rollout(advance_one, z0, n_steps, f)[1]
+        step = lambda z, f: self._step(lambda power: model.apply(weights, power), z, f)  # noqa: E731
+        return stepped_states(self, x, n_steps, f, step)

@@ -43,7 +43,8 @@ def make_schedule(
 
 # %% ../../nbs/training/optim.ipynb #2c2bd14e
 RECURRENT_NAMES = (
-    "nu_log theta_log gamma_log real_imag angles magnitudes log_sigma log_omega log_dt log_step "
+    "nu_log theta_log gamma_log stretch_log share_log real_imag angles magnitudes "
+    "log_sigma log_omega log_dt log_step "
     "Lambda_re Lambda_im B B_re B_im C C_re C_im"
 ).split()
 
