@@ -256,6 +256,22 @@ def test_same_seed_same_numbers(data_dir, tmp_path, undrawn):
     assert results[0] != results[2]
 
 
+def test_steps_told_to_the_logger_do_not_go_back(data_dir, tmp_path, undrawn, monkeypatch):
+    "Pictures are those of the best parameters, which may be older than the last numbers logged."
+    told = []
+
+    class Logger:
+        def __init__(self, *args, **kwargs):
+            self.log = self.figures = self.audio = lambda values, step, **kwargs: told.append(step)
+            self.summary = self.finish = lambda *args: None
+
+    monkeypatch.setattr(import_module("physmodjax.cli.train"), "WandbLogger", Logger)
+    arguments = ["dataset=tiny", *QUICK[1:], *GRU, "trainer.max_steps=4", "trainer.eval_every=1"]
+    astray = ["optimizer.learning_rate=10", "optimizer.schedule=constant", f"data_dir={data_dir}"]
+    metrics = train(compose("train", *arguments, *astray), tmp_path)
+    assert metrics["best_step"] < 4 and told == sorted(told) and told[-1] == 4
+
+
 @pytest.mark.parametrize("name", ["train", "generate", "evaluate", "render"])
 def test_folder_of_a_sweep_is_known_before_its_jobs(name):
     "A launcher reads it when no job is configured yet."

@@ -388,8 +388,8 @@ def _record(config, folder, data, network, result, checkpoints, logger, started)
     write_media(folder, figures, sounds)
     make_report(folder, config, metrics, figures, sounds)
     if logger is not None:
-        logger.figures(figures, int(best.step))
-        logger.audio(sounds, int(best.step))
+        logger.figures(figures, metrics["steps"])  # of the best parameters, logged last: steps do not go back
+        logger.audio(sounds, metrics["steps"])
         logger.summary(_flat(metrics["best"]))
         logger.finish()
     return metrics

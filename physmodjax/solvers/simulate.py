@@ -331,7 +331,9 @@ def choose_substeps(
     found = _pilot(solve, len(q), target, _first_guess(system, rate, order), order)
     growth = 1.0
     if n_steps > part:
-        growth = _growth(solve, found, target, order, part, whole) * n_steps / whole
+        growth = _growth(solve, found, target, order, part, whole)
+        rise = np.log(growth) / np.log(whole / part) if whole > part else 1.0
+        growth *= (n_steps / whole) ** np.clip(rise, 0.5, 1.0)
     found = Substeps(*_settle(*found, rtol, _SAFETY * growth, order))
     return Substeps(*(x.reshape(batch) for x in found)) if batch else found.worst()
 
