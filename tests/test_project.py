@@ -132,6 +132,13 @@ def test_outputs_are_small(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=label)
+def test_outputs_name_no_folder_of_the_machine_they_were_made_on(path):
+    folder = re.compile(r"site-packages|/home/|/tmp/|/root/")
+    named = [i for i, _, outputs in code_cells(path) if folder.search(json.dumps(outputs))]
+    assert not named, f"{label(path)}: cells {named} show a folder, or a warning that does: run them again"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=label)
 def test_cells_follow_the_style(path):
     "Short lines, export cells of 40 lines at most, every cell run, no stored error, imports apart from other code."
     for i, source, outputs in code_cells(path):
