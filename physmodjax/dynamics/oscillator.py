@@ -61,10 +61,10 @@ class OscillatorDynamics(OscillatorBankParameters, kw_only=True):
         "The state one sample later. Raises ValueError for a wrong width."
         z, h = as_state(z, self.d_hidden), 1 / self.substeps
         turn = jnp.exp(h * lru_exponent(self.nu_log, self.theta_log, self.clip_eigs))
-        pull = h / 2 * jnp.exp(self.theta_log + self.share_log)
-        for _ in range(self.substeps):
-            z = turn * self._kicked(z, pull)
-            z = self._kicked(z, pull)
+        pull = h * jnp.exp(self.theta_log + self.share_log)
+        z = self._kicked(z, pull / 2)
+        for left in reversed(range(self.substeps)):  # the halves of two sub-steps that meet are one kick
+            z = self._kicked(turn * z, pull if left else pull / 2)
         return z if f is None else z + as_state(f, self.d_hidden)
 
     def _kicked(self, z, pull):
@@ -75,11 +75,14 @@ class OscillatorDynamics(OscillatorBankParameters, kw_only=True):
         return stepped_states(self, x, n_steps, f)
 
 # %% ../../nbs/dynamics/oscillator.ipynb #96d1f94d
-class Physics(NamedTuple):
-    "What a bank has learned, modes in rows. All (H,)."
+_NAMES = ("nu_log", "theta_log", "stretch_log", "share_log")
 
-    frequency: np.ndarray  # Hz
-    t60: np.ndarray  # s, time in which a mode falls by 60 dB
+
+class Physics(NamedTuple):
+    "What a bank of H modes has learned."
+
+    frequency: np.ndarray  # (H,) Hz
+    t60: np.ndarray  # (H,) s, time in which a mode falls by 60 dB
     stiffening: np.ndarray  # (H, H), relative growth of row's ω² for a unit square of column's amplitude
 
 
@@ -91,9 +94,6 @@ def physics_of(
     check_positive("rate", rate)
     nu, theta, beta, gamma = (np.exp(np.asarray(params[name], np.float64)) for name in _NAMES)
     return Physics(theta * rate / (2 * np.pi), 3 * np.log(10) / (nu * rate), gamma[:, None] * beta)
-
-
-_NAMES = ("nu_log", "theta_log", "stretch_log", "share_log")
 
 # %% ../../nbs/dynamics/oscillator.ipynb #23a1acf3
 def parameters_of(

@@ -8,6 +8,7 @@ __all__ = ['frame_product_p', 'MIXERS', 'NORMS', 'frame_product', 'Dense', 'Diag
            'SequenceRollout', 'SequenceModel']
 
 # %% ../../nbs/models/ssm.ipynb #fb9cd04a
+import abc
 from collections.abc import Callable
 from functools import partial
 
@@ -65,23 +66,23 @@ class Dense(nn.Module):
         return y + self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else y
 
 # %% ../../nbs/models/ssm.ipynb #11f45bba
-class DiagonalMaps(nn.Module):
+class DiagonalMaps(nn.Module, metaclass=abc.ABCMeta):
     "A linear layer with diagonal recurrence; subclasses set `dynamics` and `D` and say what the maps are."
 
     d_model: int  # width of inputs and outputs
     d_hidden: int  # complex states
 
+    @abc.abstractmethod
     def start_map(self) -> jax.Array:  # (2 d_hidden, d_model)
         "From a frame to the state that rings on from it, real parts above imaginary ones."
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def input_map(self) -> jax.Array:  # (2 d_hidden, d_model)
         "From a frame to what it adds to the state of a driven layer, likewise."
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def output_map(self) -> jax.Array:  # (d_model, 2 d_hidden)
         "From real and imaginary parts of the state to the output."
-        raise NotImplementedError
 
     def _read(self, h):
         return frame_product(to_pairs(h), self.output_map().T)
