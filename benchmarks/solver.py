@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.integrate import solve_ivp
 
+from physmodjax.core.memory import keep_memory
 from physmodjax.solvers import NYLON_STRING, choose_substeps, gaussian_shape, modal_system, simulate
 
 CASES = {"4 kHz, 10 modes, 1 s": (4000, 10, 1.0), "16 kHz, 25 modes, 1 s": (16000, 25, 1.0)}
@@ -165,4 +166,5 @@ def main():
 
 
 if __name__ == "__main__":
+    keep_memory()
     main()

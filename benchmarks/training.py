@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from physmodjax.cli.config import CONF, build_model
+from physmodjax.core.memory import keep_memory
 from physmodjax.dynamics.lru import gamma_log_init, matrix_init, nu_init, theta_init
 from physmodjax.models.batching import batched
 from physmodjax.models.mlp import MLP
@@ -217,6 +218,7 @@ def measure_all(names, options):
 
 
 if __name__ == "__main__":
+    keep_memory()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="a name in conf/model; all of them if left out")
     parser.add_argument("--steps", type=int, default=400, help="predicted frames of a sequence")

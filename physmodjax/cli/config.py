@@ -25,6 +25,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 import physmodjax
 
 from ..core.checks import check, check_choice
+from ..core.memory import keep_memory
 from ..datasets.generate import DatasetSpec, spec_digest, spec_to_dict
 from ..models.batching import batched
 from ..solvers.parameters import PRESETS
@@ -143,6 +144,7 @@ def command(
     config_name: str,  # file in conf/, without .yaml
 ) -> None:
     "Runs `task` with the configuration composed from conf/ and the arguments; on a mistake, one line and exit 1."
+    keep_memory()
     logging.captureWarnings(True)
     warnings.formatwarning = lambda message, *_, **__: " ".join(str(message).split())  # one line in the log
     full = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
