@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_batching import custom_vmap
 from tqdm.auto import tqdm
 
 from .checks import check_integer, check_shape
@@ -76,20 +77,6 @@ def power_scan(
     return table.reshape((n_steps,) + (1,) * (z0.ndim - lam.ndim) + lam.shape) * z0
 
 # %% ../../nbs/core/scan.ipynb #abbd8cae
-def _pairs_loop(a, b, x, reverse=False):
-    width, last = a.shape[0], x.shape[0] - 1
-
-    def step(k, carry):
-        re, im, array = carry
-        n = last - k if reverse else k
-        x_n = lax.dynamic_index_in_dim(array, n, 0, keepdims=False)
-        re, im = a * re - b * im + x_n[:width], a * im + b * re + x_n[width:]
-        return re, im, lax.dynamic_update_index_in_dim(array, jnp.concatenate([re, im]), n, 0)
-
-    rest = jnp.zeros(width, x.dtype)
-    return lax.fori_loop(0, last + 1, step, (rest, rest, x))[2]
-
-# %% ../../nbs/core/scan.ipynb #ff9478cd
 def to_pairs(
     z: jax.Array,  # (..., H) complex
 ) -> jax.Array:  # (..., 2 H) real
@@ -104,59 +91,60 @@ def from_pairs(
     return lax.complex(*jnp.split(x, 2, axis=-1))
 
 
-def _pairs_associative(a, b, x, reverse=False):
-    factors = jnp.broadcast_to(lax.complex(a, b), (x.shape[0], a.shape[0]))
+def _pairs_associative(lam, x, reverse):
+    factors = jnp.broadcast_to(lam, (x.shape[0], *lam.shape))
     return to_pairs(lax.associative_scan(_combine, (factors, from_pairs(x)), reverse=reverse)[1])
 
 
 def _combine(first, second):
     return second[0] * first[0], second[0] * first[1] + second[1]
 
+# %% ../../nbs/core/scan.ipynb #ff9478cd
+def _make_pairs_loop(reverse):
+    @custom_vmap
+    def loop(lam, x):  # (..., H), (..., T, 2 H)
+        keep, turn, last = jnp.tile(lam.real, 2), to_pairs(lax.complex(-lam.imag, lam.imag)), x.shape[-2] - 1
 
-@jax.custom_vjp
-@jax.jit
-def _pairs(a, b, x):
-    return lax.platform_dependent(a, b, x, cpu=_pairs_loop, default=_pairs_associative)
+        def step(k, carry):
+            h, array = carry
+            n = last - k if reverse else k
+            h = keep * h + turn * jnp.roll(h, lam.shape[-1], -1) + lax.dynamic_index_in_dim(array, n, -2, False)
+            return h, lax.dynamic_update_index_in_dim(array, h, n, x.ndim - 2)
+
+        return lax.fori_loop(0, last + 1, step, (jnp.zeros_like(x[..., 0, :]), x))[1]
+
+    @loop.def_vmap
+    def _(size, mapped, lam, x):
+        x = x if mapped[1] else jnp.broadcast_to(x, (size, *x.shape))
+        lam = lam.reshape(size, *(1,) * (x.ndim - 1 - lam.ndim), *lam.shape[1:]) if mapped[0] else lam
+        return loop(lam, x), True
+
+    return loop
+
+
+_pairs_loops = {reverse: _make_pairs_loop(reverse) for reverse in (False, True)}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.jit, static_argnums=2)
+def _pairs(lam, x, reverse):
+    default = functools.partial(_pairs_associative, reverse=reverse)
+    return lax.platform_dependent(lam, x, cpu=_pairs_loops[reverse], default=default)
 
 # %% ../../nbs/core/scan.ipynb #e49b4c36
-def _adjoint_loop(a, b, h, h_bar):
-    width, last = a.shape[0], h.shape[0] - 1
-
-    def step(k, carry):
-        re, im, a_bar, b_bar, array = carry  # re, im belong to step n + 1
-        n = last - k
-        h_n, c_n = (lax.dynamic_index_in_dim(part, n, 0, keepdims=False) for part in (h, array))
-        a_bar, b_bar = a_bar + re * h_n[:width] + im * h_n[width:], b_bar + im * h_n[:width] - re * h_n[width:]
-        re, im = a * re + b * im + c_n[:width], a * im - b * re + c_n[width:]
-        array = lax.dynamic_update_index_in_dim(array, jnp.concatenate([re, im]), n, 0)
-        return re, im, a_bar, b_bar, array
-
-    rest = jnp.zeros(width, h.dtype)
-    return lax.fori_loop(0, last + 1, step, (rest, rest, rest, rest, h_bar))[2:]
+def _pairs_forward(lam, x, reverse):
+    h = _pairs(lam, x, reverse)
+    return h, (lam, h)
 
 
-def _adjoint_associative(a, b, h, h_bar):
-    width = a.shape[0]
-    g = _pairs_associative(a, -b, h_bar, reverse=True)
-    late, early = g[1:], h[:-1]
-    a_bar = jnp.sum(late * early, axis=0)
-    b_bar = jnp.sum(late[:, width:] * early[:, :width] - late[:, :width] * early[:, width:], axis=0)
-    return a_bar[:width] + a_bar[width:], b_bar, g
-
-# %% ../../nbs/core/scan.ipynb #a01bb14f
-@jax.custom_vjp
-@jax.jit
-def _adjoint(a, b, h, h_bar):
-    return lax.platform_dependent(a, b, h, h_bar, cpu=_adjoint_loop, default=_adjoint_associative)
+def _pairs_backward(reverse, kept, h_bar):
+    lam, h = kept
+    g = _pairs(lam.conj(), h_bar, not reverse)
+    later, earlier = (g[:-1], h[1:]) if reverse else (g[1:], h[:-1])
+    return jnp.sum(from_pairs(later).conj() * from_pairs(earlier), axis=0), g
 
 
-def _pairs_forward(a, b, x):
-    h = _pairs(a, b, x)
-    return h, (a, b, h)
-
-
-_pairs.defvjp(_pairs_forward, lambda kept, h_bar: _adjoint(*kept, h_bar))
-_adjoint.defvjp(lambda *args: (_adjoint(*args), args), lambda args, bar: jax.vjp(_adjoint_associative, *args)[1](bar))
+_pairs.defvjp(_pairs_forward, _pairs_backward)
 
 
 def affine_scan_pairs(
@@ -169,7 +157,7 @@ def affine_scan_pairs(
     check_shape("x", x, "T", 2 * lam.shape[0])
     check_integer("length of x", x.shape[0])
     dtype = jnp.result_type(lam.real, x)
-    return _pairs(lam.real.astype(dtype), lam.imag.astype(dtype), x.astype(dtype))
+    return _pairs(lam.astype(jnp.result_type(dtype, jnp.complex64)), x.astype(dtype), False)
 
 # %% ../../nbs/core/scan.ipynb #1516c71c
 def _sequential(lam, x):
