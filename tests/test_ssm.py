@@ -97,7 +97,7 @@ def test_a_batch_over_two_devices_is_one_batch(run_python):
     code = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from physmodjax.models.ssm import frame_product
+from physmodjax.models.dense import frame_product
 x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32))
 W = jnp.asarray(np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32))
 rows = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))

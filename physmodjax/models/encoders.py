@@ -18,7 +18,8 @@ import numpy as np
 
 from ..core.checks import check, check_choice, check_integer, check_shape
 from ..dynamics.cells import as_activation
-from .mlp import MLP, as_kernel_init, folded_product
+from .dense import Dense
+from .mlp import MLP, as_kernel_init
 
 # %% ../../nbs/models/encoders.ipynb #d62328af
 class FrameMap(nn.Module):
@@ -71,8 +72,7 @@ class DenseMap(FrameMap):
         options = {"activation": self.activation, "kernel_init": self.kernel_init, "use_bias": self.use_bias}
         y = MLP((*self.hidden_channels, width), **options, name="mlp")(x, fold)
         if self.shortcut:
-            options = {"kernel_init": self.kernel_init, "dot_general": folded_product(fold), "name": "shortcut"}
-            y = y + nn.Dense(width, use_bias=False, **options)(x)
+            y = y + Dense(width, False, self.kernel_init, name="shortcut")(x, fold)
         return y
 
 # %% ../../nbs/models/encoders.ipynb #05f6da21
@@ -165,7 +165,7 @@ class ConvEncoder(ConvMap):
         for layer, channels in enumerate(self.features):
             h = convolve(h, self.kernel(layer), (self.stride,) * len(self.grid))
             h = self.activation(h + self.bias(layer, channels))
-        return nn.Dense(self.width, kernel_init=self.kernel_init, name="dense")(h.reshape(*leading, -1))
+        return Dense(self.width, kernel_init=self.kernel_init, name="dense")(h.reshape(*leading, -1))
 
 
 class ConvDecoder(ConvMap):
@@ -177,7 +177,7 @@ class ConvDecoder(ConvMap):
         self.check_code(z)
         grids = self.grids()
         size = math.prod(grids[-1]) * self.features[-1]
-        h = nn.Dense(size, kernel_init=self.kernel_init, name="dense")(z)
+        h = Dense(size, kernel_init=self.kernel_init, name="dense")(z)
         h = h.reshape(-1, *grids[-1], self.features[-1])
         for layer in reversed(range(len(self.features))):
             kernel, stride = self.kernel(layer), (self.stride,) * len(self.grid)

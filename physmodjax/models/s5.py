@@ -19,7 +19,8 @@ from ..dynamics.base import BaseModalDynamics
 from ..dynamics.lru import matrix_init
 from ..utils.clamp import magic_clamp
 from ..utils.eigenvalues import ensure_positive_imaginary_parts
-from .ssm import DiagonalLayer, frame_product
+from .dense import frame_product
+from .ssm import DiagonalLayer
 
 # %% ../../nbs/models/s5.ipynb #c8ecb2f0
 def hippo_matrices(
