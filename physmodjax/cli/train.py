@@ -110,7 +110,7 @@ def build_state(
     if way != "random":
         sample = data.normaliser.normalise(np.stack([train[i, :] for i in range(min(_MOST_FITTED, len(train)))]))
         scale = (data.normaliser.mean, data.normaliser.std)
-        params = start_from_data(network, state.params, sample, *scale, config.model.n_given)
+        params = start_from_data(network, state.params, sample, *scale)
         average = params if state.average is not None else None
         state = state.replace(params=params, average=jax.tree.map(np.copy, average))
     return state, transform

@@ -6,84 +6,120 @@
 __all__ = ['initialise_linear', 'initialise_from_data', 'start_from_data']
 
 # %% ../../nbs/models/initialise.ipynb #16ccc3e9
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ..core.checks import check, check_shape
 from ..dynamics.lru import lru_logs
 from .dmd import LinearModes, amplitude_map, fit_modes, scaled_frames
+from .s5 import S5, undiscretise
+from .ssm import LRU
+
+# %% ../../nbs/models/initialise.ipynb #55c969a2
+def _eigenvalue_leaves(layer, dynamics, lam):
+    "What stands for the first eigenvalues."
+    if not isinstance(layer, S5):
+        return lru_logs(np.log(lam))
+    step = layer.step_rescale * np.exp(dynamics["log_step"][: len(lam)])
+    Lambda = np.asarray(undiscretise(lam, step, layer.discretisation))
+    finite, hint = bool(np.isfinite(Lambda).all()), "choose discretisation=zoh"
+    check(finite, "lam", got="-1", expected="the eigenvalue of a system in continuous time", hint=hint)
+    return {"Lambda_re": Lambda.real, "Lambda_im": Lambda.imag}
+
+
+def _set_eigenvalues(layer, dynamics, lam):
+    for name, value in _eigenvalue_leaves(layer, dynamics, lam).items():
+        dynamics[name][: len(lam)] = value
+
+
+def _parts(layer, linear):
+    "Which part of a complex number, and the arrays that hold it of B, (d_hidden, d_model), and of C, its transpose."
+    for k, (name, take) in enumerate({"re": np.real, "im": np.imag}.items()):
+        yield take, *(linear[m][..., k] if isinstance(layer, S5) else linear[f"{m}_{name}"] for m in "BC")
 
 # %% ../../nbs/models/initialise.ipynb #390d7f80
 def initialise_linear(
-    params: dict,  # parameters of a SequenceModel over LRU layers with full GLU, normalised before each layer
+    model: nn.Module,  # SequenceModel over LRU or S5 layers, batched or not
+    params: dict,  # of the model, as drawn
     modes: LinearModes,  # of frames divided by the normaliser's scale
     amplitudes_from: np.ndarray,  # (K, n_given r) complex, from amplitude_map
     shift: np.ndarray,  # (X C,) mean over scale, what normalisation subtracts from a frame
 ) -> dict:  # parameters of the same structure
     "Parameters with which the model continues frames linearly. Raises ValueError if the modes do not fit it."
-    flat = {name: np.array(leaf) for name, leaf in flatten_dict(params, sep="/").items()}
+    layer, params = _ringing_layer(model), jax.tree.map(np.array, params)
     r, n_modes, width = modes.basis.shape[1], len(modes.lam), amplitudes_from.shape[1]
-    hidden, d_model = flat["layers_0/linear/B_re"].shape
-    silent = any(name.endswith("mix/value_and_gate/kernel") for name in flat)
-    hint = "start it at random, or choose mixer=full_glu"
-    check(silent, "mixer", got="one that cannot be silent", expected="full_glu", hint=hint)
-    hint = "fit fewer modes or shapes, or widen the model"
-    check(max(r, width) <= d_model, "d_model", got=d_model, expected=f"at least {max(r, width)}", hint=hint)
-    check(n_modes <= hidden, "d_hidden", got=hidden, expected=f"at least {n_modes}", hint=hint)
-    _set_maps(flat, modes, shift, width // r)
-    _set_recurrence(flat, modes, amplitudes_from)
-    for name in [name for name in flat if name.endswith("mix/value_and_gate/kernel")]:
-        flat[name][:, :r] = 0.0
-        flat[name.replace("kernel", "bias")][:r] = 0.0
-    return unflatten_dict({name: jnp.asarray(leaf) for name, leaf in flat.items()}, sep="/")
+    fits, hint = max(r, width) <= model.d_model, "fit fewer modes or shapes, or widen the model"
+    check(fits, "d_model", got=model.d_model, expected=f"at least {max(r, width)}", hint=hint)
+    check(n_modes <= layer.d_hidden, "d_hidden", got=layer.d_hidden, expected=f"at least {n_modes}", hint=hint)
+    _set_maps(params, modes, shift, width // r)
+    ringing, pairs = params["layers_0"]["linear"], 2 if getattr(layer, "conj_sym", False) else 1
+    _set_eigenvalues(layer, ringing["dynamics"], modes.lam)
+    for take, B, C in _parts(layer, ringing):  # found modes first, the others cut off from the principal shapes
+        B[:n_modes], C[:r] = 0.0, 0.0
+        B[:n_modes, :width], C[:r, :n_modes] = take(amplitudes_from), take(modes.shapes.T) / pairs
+    for index in range(model.n_layers):
+        _silence(params[f"layers_{index}"], layer, model.mixer, r, rings=index == 0)
+    return jax.tree.map(jnp.asarray, params)
 
 # %% ../../nbs/models/initialise.ipynb #8123eb60
-def _set_maps(flat, modes, shift, n_given):
+def _ringing_layer(model):
+    "The recurrence of the model, if a linear start can be written down for it."
+    layer = model.recurrence(d_model=model.d_model)
+    known, hint = isinstance(layer, LRU | S5), "start it at random"
+    check(known, "recurrence", got=type(layer).__name__, expected="LRU or S5", hint=hint)
+    before = model.prenorm or model.norm == "none"
+    check(before, "prenorm", got=False, expected="True for a linear start", hint=f"{hint}, or choose norm=none")
+    silent, got = model.mixer == "full_glu" or model.norm != "none", f"{model.mixer} without normalisation"
+    check(silent, "mixer", got=got, expected="one that can be silent", hint=f"{hint}, or choose mixer=full_glu")
+    return layer
+
+
+def _silence(own, layer, mixer, r, rings):
+    "No output of the mixer on the first features: no values for its gates, or no input, since GELU(0) = 0."
+    if mixer == "full_glu":
+        silent = [own["mix"]["value_and_gate"]["kernel"].T, own["mix"]["value_and_gate"]["bias"]]
+    elif rings:
+        silent = [own["normalise"]["scale"], own["normalise"]["bias"]]
+    else:
+        silent = [own["linear"]["D"], *(C for _, _, C in _parts(layer, own["linear"]))]
+    for array in silent:
+        array[:r] = 0.0
+
+# %% ../../nbs/models/initialise.ipynb #836af750
+def _set_maps(params, modes, shift, n_given):
     "Encoder and decoder; features beyond the principal shapes stay free in the first and silent in the second."
-    size, r = modes.basis.shape
+    (size, r), encoder, decoder = modes.basis.shape, params["encoder"], params["decoder"]
     check_shape("shift", shift, size)
-    check_shape("encoder kernel", flat["encoder/kernel"], n_given * size, None)
+    check_shape("encoder kernel", encoder["kernel"], n_given * size, None)
     for frame in range(n_given):
         rows, columns = slice(frame * size, (frame + 1) * size), slice(frame * r, (frame + 1) * r)
-        flat["encoder/kernel"][:, columns] = 0.0
-        flat["encoder/kernel"][rows, columns] = modes.basis
-        flat["encoder/bias"][columns] = shift @ modes.basis
-    flat["decoder/kernel"][:r], flat["decoder/kernel"][r:] = modes.basis.T, 0.0
-    flat["decoder/bias"][:] = -shift
-
-
-def _set_recurrence(flat, modes, amplitudes_from):
-    "The freely ringing layer: found modes first, the others cut off from the principal shapes."
-    (n_modes, width), r = amplitudes_from.shape, modes.basis.shape[1]
-    for name, value in lru_logs(np.log(modes.lam)).items():
-        flat[f"layers_0/linear/dynamics/{name}"][:n_modes] = value
-    for part, take in (("re", np.real), ("im", np.imag)):
-        B, C = flat[f"layers_0/linear/B_{part}"], flat[f"layers_0/linear/C_{part}"]
-        B[:n_modes], C[:r] = 0.0, 0.0
-        B[:n_modes, :width], C[:r, :n_modes] = take(amplitudes_from), take(modes.shapes.T)
+        encoder["kernel"][:, columns] = 0.0
+        encoder["kernel"][rows, columns] = modes.basis
+        encoder["bias"][columns] = shift @ modes.basis
+    decoder["kernel"][:r], decoder["kernel"][r:] = modes.basis.T, 0.0
+    decoder["bias"][:] = -shift
 
 # %% ../../nbs/models/initialise.ipynb #f872caa0
 def initialise_from_data(
-    params: dict,  # of a SequenceModel, see initialise_linear
+    model: nn.Module,  # SequenceModel over LRU or S5 layers, batched or not
+    params: dict,  # of the model, as drawn
     trajectories: np.ndarray,  # (N, T, *grid, C) training split, normalised
     mean: np.ndarray,  # (C,) of the normaliser
     std: np.ndarray,  # (C,) of the normaliser
-    n_given: int = 1,  # frames the model is given
     n_modes: int | None = None,  # modes to keep; None: as many as fit
 ) -> dict:  # parameters of the same structure
     "Parameters of the linear model that fits the training split best. Raises ValueError if it does not fit."
-    u, shift = scaled_frames(trajectories, mean, std)
-    hidden, d_model = params["layers_0"]["linear"]["B_re"].shape
-    modes = fit_modes(u, n_modes=min(n_modes or hidden, hidden), n_shapes=d_model // n_given)
-    params = initialise_linear(params, modes, amplitude_map(modes, u, n_given), shift)
-    flat = {name: np.array(leaf) for name, leaf in flatten_dict(params, sep="/").items()}
-    for name, value in lru_logs(np.log(modes.lam)).items():
-        for leaf in [leaf for leaf in flat if leaf.endswith(name) and not leaf.startswith("layers_0/")]:
-            n = min(len(value) * 2, hidden)
-            flat[leaf][:n] = np.resize(value, n)
-    return unflatten_dict({name: jnp.asarray(leaf) for name, leaf in flat.items()}, sep="/")
+    layer, (u, shift) = _ringing_layer(model), scaled_frames(trajectories, mean, std)
+    n_modes = min(n_modes or layer.d_hidden, layer.d_hidden)
+    modes = fit_modes(u, n_modes=n_modes, n_shapes=model.d_model // model.n_given)
+    params = initialise_linear(model, params, modes, amplitude_map(modes, u, model.n_given), shift)
+    params = jax.tree.map(np.array, params)
+    again = np.resize(modes.lam, min(2 * len(modes.lam), layer.d_hidden))
+    for index in range(1, model.n_layers):
+        _set_eigenvalues(layer, params[f"layers_{index}"]["linear"]["dynamics"], again)
+    return jax.tree.map(jnp.asarray, params)
 
 # %% ../../nbs/models/initialise.ipynb #26e66941
 def start_from_data(
@@ -92,13 +128,12 @@ def start_from_data(
     trajectories: np.ndarray,  # (N, T, *grid, C) training split, normalised
     mean: np.ndarray,  # (C,) of the normaliser
     std: np.ndarray,  # (C,) of the normaliser
-    n_given: int = 1,  # frames the model is given
 ) -> dict:  # parameters of the same structure
     "Parameters read off the training split. Raises ValueError for a model that knows no way to do that."
     own = getattr(model, "parameters_from_data", None)
     if own is not None:
         return own(params, trajectories, mean, std)
-    known = "layers_0/linear/dynamics/nu_log" in flatten_dict(params, sep="/")
     got = f"data for {type(model).__name__.removeprefix('Batched')}"
-    check(known, "initialise", got=got, expected="random", hint="it has no method parameters_from_data")
-    return initialise_from_data(params, trajectories, mean, std, n_given)
+    known, hint = hasattr(model, "recurrence"), "it has no method parameters_from_data"
+    check(known, "initialise", got=got, expected="random", hint=hint)
+    return initialise_from_data(model, params, trajectories, mean, std)
