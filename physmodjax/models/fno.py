@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['EDGES', 'check_modes', 'waves', 'both_signs', 'spectrum', 'field', 'kept_modes', 'SpectralConv', 'Pointwise',
-           'FourierLayer', 'continue_odd', 'odd_part', 'FNOParts', 'FNOMaps', 'FNOModel', 'AutoregressiveFNO']
+           'FourierLayer', 'continue_odd', 'odd_part', 'FNOParts', 'FNOMaps', 'fit_oscillations', 'share_out',
+           'FNORing', 'FNOModel', 'AutoregressiveFNO']
 
 # %% ../../nbs/models/fno.ipynb #18b78bc6
 import math
@@ -17,7 +18,7 @@ import numpy as np
 
 from ..core.checks import check, check_choice, check_integer, check_shape
 from ..core.scan import from_pairs, rollout, to_pairs
-from ..dynamics.lru import LRUDynamics
+from ..dynamics.lru import LRUDynamics, lru_logs
 
 # %% ../../nbs/models/fno.ipynb #f410cd27
 def check_modes(
@@ -223,9 +224,40 @@ class FNOMaps(FNOParts):
         u = odd_part(u, len(self.grid)) if self.edges == "fixed" else u
         return jnp.moveaxis(u, -1 - len(self.grid), -1)
 
+# %% ../../nbs/models/fno.ipynb #f2525351
+def fit_oscillations(
+    c: np.ndarray,  # (T, C, K) complex, K coefficients over time
+) -> tuple[np.ndarray, np.ndarray]:  # (K,) complex128 log λ, imaginary part at least 0; (K,) energies
+    "Decay and phase advance of coefficients by least squares; zero where nothing moves. Raises ValueError for T < 3."
+    check(len(c) >= 3, "frames of a trajectory", got=len(c), expected="at least 3")
+    after, now, before = c[2:], c[1:-1], c[:-2]
+    dot = lambda a, b: np.sum((a.conj() * b).real, axis=(0, 1))  # noqa: E731
+    aa, ab, bb, ya, yb = dot(now, now), dot(now, before), dot(before, before), dot(now, after), dot(before, after)
+    det = aa * bb - ab**2
+    fits = det > 1e-12 * aa * bb
+    p, q = (np.divide(x, det, out=np.zeros_like(det), where=fits) for x in (ya * bb - yb * ab, aa * yb - ab * ya))
+    root = p / 2 + np.sqrt((p**2 / 4 + q).astype(complex))
+    log_lam = np.log(np.where(fits, root, 1.0))
+    return np.minimum(log_lam.real, 0) + 1j * np.abs(log_lam.imag), np.where(fits, aa, 0.0)
+
+
+def share_out(
+    log_lam: np.ndarray,  # (N, K) complex
+    energy: np.ndarray,  # (N, K), 0 or more
+    n: int,  # oscillators for each coefficient
+) -> np.ndarray:  # (n, K) complex128
+    "Mean decay, and the frequencies in the middle of n equal parts of the energy, rising."
+    order = np.argsort(log_lam.imag, axis=0)
+    omega, weight = (np.take_along_axis(x, order, axis=0) for x in (log_lam.imag, energy))
+    total = np.maximum(weight.sum(0), np.finfo(float).tiny)
+    below = (np.cumsum(weight, axis=0) - weight / 2) / total
+    middle = (np.arange(n) + 0.5) / n
+    phase = np.stack([np.interp(middle, below[:, k], omega[:, k]) for k in range(omega.shape[1])], axis=1)
+    return np.sum(energy * log_lam.real, axis=0) / total + 1j * phase
+
 # %% ../../nbs/models/fno.ipynb #b7cc0e75
-class FNOModel(FNOMaps):
-    "Every frame from the given ones and its time. Raises ValueError for wrong shapes, a force or too many modes."
+class FNORing(FNOMaps):
+    "The ringing layer."
 
     r_min: float = 0.99  # range of |λ| where it is drawn
     r_max: float = 0.9999
@@ -240,6 +272,26 @@ class FNOModel(FNOMaps):
     def get_eigenvalues(self) -> jax.Array:  # (d_model modes,) complex
         "Discrete eigenvalues of the ringing layer."
         return self.dynamics.get_eigenvalues()
+
+    def _oscillations(self, frames):  # (T, *grid, C)
+        u = np.moveaxis(np.asarray(frames, np.float64), -1, 1)
+        with jax.enable_x64(True):
+            if self.edges == "fixed":
+                u = continue_odd(u - u[(..., *(slice(1),) * len(self.grid))], len(self.grid))
+            c = np.asarray(spectrum(u, self.n_modes))
+        return fit_oscillations(c.reshape(*c.shape[:2], -1))
+
+    def parameters_from_data(self, params: dict, trajectories: np.ndarray, mean=None, std=None) -> dict:
+        "Those with the eigenvalues of normalised (N, T, *grid, C), where it moves; mean and std are not needed."
+        log_lam, energy = map(np.stack, zip(*map(self._oscillations, trajectories), strict=True))
+        moves = np.tile(energy.sum(0) > 1e-9 * energy.sum(), self.d_model)
+        found = lru_logs(share_out(log_lam, energy, self.d_model).reshape(-1))
+        own = {name: jnp.where(moves, found[name], drawn) for name, drawn in params["dynamics"].items()}
+        return {**params, "dynamics": {name: own[name].astype(params["dynamics"][name].dtype) for name in own}}
+
+# %% ../../nbs/models/fno.ipynb #529cad92
+class FNOModel(FNORing):
+    "Every frame from the given ones and its time. Raises ValueError for wrong shapes, a force or too many modes."
 
     def init_state(self, x0: jax.Array) -> dict:  # z: (d_model modes,) complex; rest: (C,)
         "Coefficients of the given frames, (n_given, *grid, C). Raises ValueError for a wrong shape."
