@@ -23,7 +23,6 @@ from physmodjax.cli.config import CONF, build_model
 from physmodjax.core.memory import keep_memory
 from physmodjax.dynamics.lru import gamma_log_init, matrix_init, nu_init, theta_init
 from physmodjax.models.batching import batched
-from physmodjax.models.mlp import MLP
 from physmodjax.training.loop import make_train_step
 from physmodjax.training.optim import make_optimizer
 from physmodjax.training.state import create_state
@@ -118,6 +117,18 @@ class PlainStack(nn.Module):
         return nn.Dense(self.size)(x).reshape(n_steps, *x0.shape[1:])
 
 
+class PlainMLP(nn.Module):
+    "Dense layers, SELU between them."
+
+    widths: tuple
+
+    @nn.compact
+    def __call__(self, x):
+        for layer, width in enumerate(self.widths):
+            x = nn.Dense(width)(nn.selu(x) if layer else x)
+        return x
+
+
 class PlainKoopman(nn.Module):
     "Encode, take powers of the eigenvalues, multiply by a network of the squared moduli if there is one, decode."
 
@@ -129,14 +140,15 @@ class PlainKoopman(nn.Module):
 
     @nn.compact
     def __call__(self, x0, n_steps, forcing=None):
-        z0 = MLP((*self.encoder, 2 * self.d_hidden))(x0.reshape(-1))
+        z0 = PlainMLP((*self.encoder, 2 * self.d_hidden))(x0.reshape(-1))
         nu = self.param("nu_log", nu_init, (self.d_hidden,), 0.99, 0.999)
         theta = self.param("theta_log", theta_init, (self.d_hidden,), 3.14)
         power = jnp.exp(jnp.arange(1, n_steps + 1)[:, None] * (-jnp.exp(nu) + 1j * jnp.exp(theta)))
         z = power * jax.lax.complex(*jnp.split(z0, 2))
         if self.modulation is not None:
-            z = z * jax.lax.complex(*jnp.split(MLP((*self.modulation, 2 * self.d_hidden))(jnp.abs(z) ** 2), 2, axis=-1))
-        y = MLP((*self.decoder, self.size))(jnp.concatenate([z.real, z.imag], axis=-1))
+            factors = PlainMLP((*self.modulation, 2 * self.d_hidden))(jnp.abs(z) ** 2)
+            z = z * jax.lax.complex(*jnp.split(factors, 2, axis=-1))
+        y = PlainMLP((*self.decoder, self.size))(jnp.concatenate([z.real, z.imag], axis=-1))
         return y.reshape(n_steps, *x0.shape[1:])
 
 
