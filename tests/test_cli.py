@@ -312,6 +312,10 @@ MISTAKES = {
     "pickup off the string": (["audio.pickup=2"], "audio.pickup: got 2"),
     "negative duration": (["audio.duration=-1"], "audio.duration: got -1"),
     "no closed form": (["model=gru", "model.initialise=closed_form"], "got closed_form, expected random or data"),
+    "a start only": (
+        ["model=fno", "model.network.n_layers=1", "model.initialise=closed_form"],
+        "got closed_form, expected random or data",
+    ),
     "no start from data": (["model=gru", "model.initialise=data"], "got data for RNNModel, expected random"),
     "nothing to resume": (["resume=nowhere"], "resume: got nowhere"),
 }

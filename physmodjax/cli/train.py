@@ -102,7 +102,7 @@ def build_state(
     check_choice("model.initialise", way, INITIALISE)
     optimizer = partial(make_optimizer, total_steps=config.trainer.max_steps, **_optimizer_options(config))
     if way == "closed_form":
-        hint, whole = "its parameters take training", hasattr(network, "parameters_from_data")
+        hint, whole = "its parameters take training", getattr(network, "closed_form", False)
         check(whole, "model.initialise", got=way, expected="random or data", hint=hint)
         optimizer = lambda params: optax.identity()  # noqa: E731, it has no step to take
     key = jax.random.key(config.seed)

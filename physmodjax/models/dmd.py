@@ -149,6 +149,8 @@ class DMDParts(nn.Module):
     n_modes: int = 32  # K, conjugate pairs
     n_delays: int = 2  # frames that form one state in the fit; 1: plain DMD
 
+    closed_form = True  # parameters_from_data leaves nothing to learn
+
     def setup(self):
         size, zeros = math.prod(self.grid) * self.channels, nn.initializers.zeros
         check_integer("n_given", self.n_given)
