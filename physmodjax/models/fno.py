@@ -45,7 +45,7 @@ def both_signs(
     n: int,  # 2 m - 1
 ) -> np.ndarray:  # (n,) integers
     "Modes along an axis that keeps both signs, 0 … m - 1, -(m - 1) … -1."
-    return np.concatenate([np.arange((n + 1) // 2), np.arange(-(n // 2), 0)])
+    return np.fft.ifftshift(np.arange(n) - n // 2)
 
 # %% ../../nbs/models/fno.ipynb #9e37348b
 def _times(z, matrix, axis):
@@ -208,10 +208,13 @@ class FNOMaps(FNOParts):
         corner = frames[(-1, *(0,) * len(self.grid))]
         return corner if self.edges == "fixed" else jnp.zeros_like(corner)
 
+    def _on_points(self, v):  # (..., *grid), rest taken off -> (..., *points)
+        return continue_odd(v, len(self.grid)) if self.edges == "fixed" else v
+
     def _features(self, frames, forcing=None):  # (I, *grid, C), (*grid, d_forcing) -> (d_model, *points)
         v = jnp.moveaxis(frames - self._rest(frames), -1, 1).reshape(-1, *self.grid)
         v = v if forcing is None else jnp.concatenate([v, jnp.moveaxis(forcing, -1, 0)])
-        return self.lift(continue_odd(v, len(self.grid)) if self.edges == "fixed" else v)
+        return self.lift(self._on_points(v))
 
     def _through(self, v):  # (..., d_model, *points) -> (..., d_model, *points)
         for index, layer in enumerate(self.layers):
@@ -274,11 +277,10 @@ class FNORing(FNOMaps):
         return self.dynamics.get_eigenvalues()
 
     def _oscillations(self, frames):  # (T, *grid, C)
-        u = np.moveaxis(np.asarray(frames, np.float64), -1, 1)
+        frames = np.asarray(frames, np.float64)
         with jax.enable_x64(True):
-            if self.edges == "fixed":
-                u = continue_odd(u - u[(..., *(slice(1),) * len(self.grid))], len(self.grid))
-            c = np.asarray(spectrum(u, self.n_modes))
+            v = jnp.moveaxis(frames - self._rest(frames), -1, 1)
+            c = np.asarray(spectrum(self._on_points(v), self.n_modes))
         return fit_oscillations(c.reshape(*c.shape[:2], -1))
 
     def parameters_from_data(self, params: dict, trajectories: np.ndarray, mean=None, std=None) -> dict:
@@ -286,8 +288,9 @@ class FNORing(FNOMaps):
         log_lam, energy = map(np.stack, zip(*map(self._oscillations, trajectories), strict=True))
         moves = np.tile(energy.sum(0) > 1e-9 * energy.sum(), self.d_model)
         found = lru_logs(share_out(log_lam, energy, self.d_model).reshape(-1))
-        own = {name: jnp.where(moves, found[name], drawn) for name, drawn in params["dynamics"].items()}
-        return {**params, "dynamics": {name: own[name].astype(params["dynamics"][name].dtype) for name in own}}
+        own = params["dynamics"].items()
+        own = {name: jnp.where(moves, found[name], drawn).astype(drawn.dtype) for name, drawn in own}
+        return {**params, "dynamics": own}
 
 # %% ../../nbs/models/fno.ipynb #529cad92
 class FNOModel(FNORing):

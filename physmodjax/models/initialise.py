@@ -12,26 +12,19 @@ import numpy as np
 from flax import linen as nn
 
 from ..core.checks import check, check_shape
-from ..dynamics.lru import lru_logs
 from .dmd import LinearModes, amplitude_map, fit_modes, scaled_frames
-from .s5 import S5, undiscretise
+from .s5 import S5
 from .ssm import LRU
 
 # %% ../../nbs/models/initialise.ipynb #55c969a2
-def _eigenvalue_leaves(layer, dynamics, lam):
-    "What stands for the first eigenvalues."
-    if not isinstance(layer, S5):
-        return lru_logs(np.log(lam))
-    step = layer.step_rescale * np.exp(dynamics["log_step"][: len(lam)])
-    Lambda = np.asarray(undiscretise(lam, step, layer.discretisation))
-    finite, hint = bool(np.isfinite(Lambda).all()), "choose discretisation=zoh"
-    check(finite, "lam", got="-1", expected="the eigenvalue of a system in continuous time", hint=hint)
-    return {"Lambda_re": Lambda.real, "Lambda_im": Lambda.imag}
-
-
-def _set_eigenvalues(layer, dynamics, lam):
-    for name, value in _eigenvalue_leaves(layer, dynamics, lam).items():
-        dynamics[name][: len(lam)] = value
+def _set_eigenvalues(layer, linear, lam):
+    "What stands for the first eigenvalues; in double precision, as slow decay is a small difference from one."
+    store = lambda layer, lam: layer.dynamics.set_eigenvalues(lam)  # noqa: E731
+    with jax.enable_x64(True):
+        variables = {"params": jax.tree.map(np.float64, linear)}
+        _, stored = layer.apply(variables, np.resize(lam, layer.d_hidden), method=store, mutable=["params"])
+    for name, leaf in linear["dynamics"].items():
+        leaf[: len(lam)] = stored["params"]["dynamics"][name][: len(lam)]
 
 
 def _parts(layer, linear):
@@ -55,7 +48,7 @@ def initialise_linear(
     check(n_modes <= layer.d_hidden, "d_hidden", got=layer.d_hidden, expected=f"at least {n_modes}", hint=hint)
     _set_maps(params, modes, shift, width // r)
     ringing, pairs = params["layers_0"]["linear"], 2 if getattr(layer, "conj_sym", False) else 1
-    _set_eigenvalues(layer, ringing["dynamics"], modes.lam)
+    _set_eigenvalues(layer, ringing, modes.lam)
     for take, B, C in _parts(layer, ringing):  # found modes first, the others cut off from the principal shapes
         B[:n_modes], C[:r] = 0.0, 0.0
         B[:n_modes, :width], C[:r, :n_modes] = take(amplitudes_from), take(modes.shapes.T) / pairs
@@ -114,12 +107,10 @@ def initialise_from_data(
     layer, (u, shift) = _ringing_layer(model), scaled_frames(trajectories, mean, std)
     n_modes = min(n_modes or layer.d_hidden, layer.d_hidden)
     modes = fit_modes(u, n_modes=n_modes, n_shapes=model.d_model // model.n_given)
-    params = initialise_linear(model, params, modes, amplitude_map(modes, u, model.n_given), shift)
-    params = jax.tree.map(np.array, params)
-    again = np.resize(modes.lam, min(2 * len(modes.lam), layer.d_hidden))
+    again, params = np.resize(modes.lam, min(2 * len(modes.lam), layer.d_hidden)), jax.tree.map(np.array, params)
     for index in range(1, model.n_layers):
-        _set_eigenvalues(layer, params[f"layers_{index}"]["linear"]["dynamics"], again)
-    return jax.tree.map(jnp.asarray, params)
+        _set_eigenvalues(layer, params[f"layers_{index}"]["linear"], again)
+    return initialise_linear(model, params, modes, amplitude_map(modes, u, model.n_given), shift)
 
 # %% ../../nbs/models/initialise.ipynb #26e66941
 def start_from_data(
