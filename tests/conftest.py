@@ -1,7 +1,11 @@
 "What every test runs under: the processor, no network, one compilation cache for the whole repository."
+import logging
 import os
 import subprocess
 import sys
+import warnings
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,14 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache/jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.update(WANDB_MODE="offline", WANDB_ERROR_REPORTING="false", WANDB_SILENT="true", MPLBACKEND="Agg")
 os.environ.pop("HYDRA_FULL_ERROR", None)
+
+from commands import CONF, QUICK, compose, shrink  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
+
+from physmodjax.cli.config import build_spec  # noqa: E402
+from physmodjax.cli.train import train  # noqa: E402
+from physmodjax.datasets.generate import generate  # noqa: E402
+from physmodjax.evaluation import plots  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -40,5 +52,89 @@ def run_python(tmp_path):
             [sys.executable, *args], cwd=cwd, env={**os.environ, "XLA_FLAGS": flags.strip(), **env},
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    "Folder of the small data sets, made once."
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("tiny", "tiny_linear", "tiny_membrane"):
+        generate(build_spec(OmegaConf.load(CONF / "dataset" / f"{name}.yaml")), folder, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(data_dir, tmp_path_factory):
+    "A function that gives the run directory of a model after one step on a tiny set; each is trained once."
+
+    @cache
+    def run(model: str, dataset: str = "tiny") -> Path:
+        folder = tmp_path_factory.mktemp(model)
+        audio = [] if dataset == "tiny" else ["audio.enabled=false"]
+        arguments = [f"model={model}", f"dataset={dataset}", *QUICK, *audio, "trainer.max_steps=1"]
+        config = compose("train", *arguments, f"data_dir={data_dir}")
+        shrink(config.model.network)
+        train(config, folder)
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_dir(trained):
+    "A run of one step on the tiny string."
+    return trained("gru")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    "Pictures are made but not drawn, which takes longer than all else in a run of few steps."
+    monkeypatch.setattr(plots, "figure_png", lambda figure: b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    "A function that runs a command as its script does, in this process: exit status, stdout, lines of stderr."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    # Hydra closes all it finds there, and one of them, absl's, closes the stderr of pytest
+    monkeypatch.setattr(logging, "_handlerList", [])
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def run(name, *arguments, folder=tmp_path / "out"):
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        given = [] if any(a.startswith("hydra.run.dir") for a in arguments) else [f"hydra.run.dir={folder}"]
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments, *given])
+        status = 0
+        try:
+            import_module(f"physmodjax.cli.{name}").main()
+        except SystemExit as exit_:
+            status = exit_.code
+        out, err = capsys.readouterr()
+        return status, out, err.splitlines()
+
+    yield run
+    for handler in root.handlers[:]:
+        if handler not in handlers:
+            root.removeHandler(handler)
+            handler.close()
+    root.handlers[:], root.level = handlers, level
+    logging.captureWarnings(False)
+
+
+@pytest.fixture
+def refused(call):
+    "A function that runs a command and returns the one line with which it was refused."
+
+    def run(name, *arguments, **options):
+        status, out, err = call(name, *arguments, **options)
+        assert status == 1, (out, err)
+        assert len(err) == 1 and err[0].startswith("error: "), err
+        assert "Traceback" not in out
+        return err[0]
 
     return run

@@ -1,6 +1,5 @@
 "The four commands: every configuration, every mistake, every interruption."
 import json
-import logging
 import os
 import resource
 import shutil
@@ -10,7 +9,6 @@ import sys
 import time
 import warnings
 from contextlib import contextmanager
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -18,129 +16,23 @@ import h5py
 import hydra
 import numpy as np
 import pytest
+from commands import GRU, QUICK, compose, shrink
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from physmodjax.audio.render import read_wav
-from physmodjax.cli.config import CONF, build_model, build_spec, named_spec
+from physmodjax.cli.config import CONF, build_spec, named_spec
 from physmodjax.cli.evaluate import evaluate, open_model
 from physmodjax.cli.render import make_sounds
 from physmodjax.cli.train import train
-from physmodjax.datasets.generate import generate, initial_shape
-from physmodjax.evaluation import plots
+from physmodjax.datasets.generate import initial_shape
+from physmodjax.experiments.build import build_model
 from physmodjax.solvers.modes import modal_system, warn_if_aliased
 from physmodjax.training.losses import weighted_loss
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
 MODELS = [name for group, name in OPTIONS if group == "model"]
 DATASETS = [name for group, name in OPTIONS if group == "dataset"]
-QUICK = ["logger=none", "trainer.batch_size=2", "audio.duration=0.02", "progress=false"]
-SMALL = {"d_model": 24, "d_hidden": 8, "n_layers": 2, "n_modes": 4}  # largest sizes of a network in these tests
-WIDTHS = {"hidden_channels": 8}  # largest widths in lists
-GRU = ["model=gru", "model.network.d_model=8", "model.network.n_layers=0"]  # compiles fast
-
-
-def compose(name, *arguments):
-    "The configuration of a command."
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(name, list(arguments))
-
-
-def shrink(part) -> None:
-    "Cuts the sizes of a network down to SMALL, in place."
-    for name, value in part.items():
-        if OmegaConf.is_dict(value):
-            shrink(value)
-        elif name in SMALL and isinstance(value, int):
-            part[name] = min(value, SMALL[name])
-        elif name in WIDTHS and OmegaConf.is_list(value):
-            part[name] = [min(width, WIDTHS[name]) for width in value]
-
-
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    "Folder of the small data sets, made once."
-    folder = tmp_path_factory.mktemp("data")
-    for name in ("tiny", "tiny_linear", "tiny_membrane"):
-        generate(build_spec(OmegaConf.load(CONF / "dataset" / f"{name}.yaml")), folder, progress=False)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def trained(data_dir, tmp_path_factory):
-    "A function that gives the run directory of a model after one step on a tiny set; each is trained once."
-
-    @cache
-    def run(model: str, dataset: str = "tiny") -> Path:
-        folder = tmp_path_factory.mktemp(model)
-        audio = [] if dataset == "tiny" else ["audio.enabled=false"]
-        arguments = [f"model={model}", f"dataset={dataset}", *QUICK, *audio, "trainer.max_steps=1"]
-        config = compose("train", *arguments, f"data_dir={data_dir}")
-        shrink(config.model.network)
-        train(config, folder)
-        return folder
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def run_dir(trained):
-    "A run of one step on the tiny string."
-    return trained("gru")
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    "Pictures are made but not drawn, which takes longer than all else in a run of few steps."
-    monkeypatch.setattr(plots, "figure_png", lambda figure: b"\x89PNG\r\n\x1a\n")
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    "A function that runs a command as its script does, in this process: exit status, stdout, lines of stderr."
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-    # Hydra closes all it finds there, and one of them, absl's, closes the stderr of pytest
-    monkeypatch.setattr(logging, "_handlerList", [])
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-
-    def run(name, *arguments, folder=tmp_path / "out"):
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        given = [] if any(a.startswith("hydra.run.dir") for a in arguments) else [f"hydra.run.dir={folder}"]
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments, *given])
-        status = 0
-        try:
-            import_module(f"physmodjax.cli.{name}").main()
-        except SystemExit as exit_:
-            status = exit_.code
-        out, err = capsys.readouterr()
-        return status, out, err.splitlines()
-
-    yield run
-    for handler in root.handlers[:]:
-        if handler not in handlers:
-            root.removeHandler(handler)
-            handler.close()
-    root.handlers[:], root.level = handlers, level
-    logging.captureWarnings(False)
-
-
-@pytest.fixture
-def refused(call):
-    "A function that runs a command and returns the one line with which it was refused."
-
-    def run(name, *arguments, **options):
-        status, out, err = call(name, *arguments, **options)
-        assert status == 1, (out, err)
-        assert len(err) == 1 and err[0].startswith("error: "), err
-        assert "Traceback" not in out
-        return err[0]
-
-    return run
-
-
 def leftovers(folder: Path) -> list[str]:
     "Half-written files below a folder."
     return [str(path) for path in folder.rglob("*") if "tmp" in path.suffix or "orbax-checkpoint-tmp" in path.name]
@@ -168,7 +60,8 @@ def test_every_option_composes(row):
     weighted_loss(OmegaConf.to_container(config.loss.weights))
     grid = spec.n_points if isinstance(spec.n_points, tuple) else (spec.n_points,)
     shrink(config.model.network)
-    build_model(config.model.network, grid=grid, channels=len(config.model.fields), n_given=config.model.n_given)
+    network = OmegaConf.to_container(config.model.network)
+    build_model(network, grid=grid, channels=len(config.model.fields), n_given=config.model.n_given)
 
 
 @pytest.mark.parametrize("name", ["train", "generate", "evaluate", "render"])

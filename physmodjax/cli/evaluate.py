@@ -10,6 +10,7 @@ __all__ = ['TrainedModel', 'open_model', 'Cut', 'Simulated', 'simulate_trajector
 import dataclasses
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..core.checks import check, check_choice, check_integer
 from ..datasets.format import SPLITS
-from ..datasets.generate import DatasetSpec, initial_shape, set_substeps, split_sizes
+from ..datasets.generate import DatasetSpec, initial_shape, is_complete, set_substeps, split_sizes
 from ..datasets.loader import Normaliser, ordered_batches
 from ..evaluation import plots
 from ..evaluation.metrics import RelativeError, error_curve
@@ -27,7 +28,7 @@ from ..solvers.modes import modal_system
 from ..solvers.simulate import simulate
 from ..training.checkpoint import load_variables
 from ..training.loop import make_predict
-from .config import build_spec, command, run_folder
+from .config import build_spec, command, named_spec, run_folder
 from .train import build_network, check_example, open_data, split_error, write_media, write_metrics
 
 # %% ../../nbs/cli/evaluate.ipynb #b4626aae
@@ -51,15 +52,27 @@ class TrainedModel(NamedTuple):
 def open_model(
     run: str | Path,  # run directory, holding checkpoints/
     checkpoint: int | str = "best",  # "best", "latest" or a step
+    allow: Sequence[str] = (),  # packages of the user's whose classes the model may use
 ) -> TrainedModel:
     "The model of a run. Raises ValueError if the run is missing, damaged, foreign or of another version."
     variables, metadata = load_variables(run, checkpoint)
     missing = [name for name in ("config", "normalisation", "grid") if name not in metadata]
     check(not missing, f"checkpoint of {run}", got=f"no {', '.join(missing)}", expected="a run of scripts/train.py")
-    config, grid = OmegaConf.create(metadata["config"]), tuple(metadata["grid"])
+    _check_plain(f"configuration of {run}", metadata["config"])
+    config, grid = OmegaConf.create(metadata["config"] | {"allow": list(allow)}), tuple(metadata["grid"])
     network = build_network(config, grid, len(config.model.fields))
     scale = Normaliser.from_dict(metadata["normalisation"])
     return TrainedModel(Path(run), config, network, variables, scale, grid, metadata["step"])
+
+# %% ../../nbs/cli/evaluate.ipynb #48b8472d
+def _check_plain(name: str, value) -> None:
+    "Raises ValueError if a stored configuration holds an interpolation."
+    if isinstance(value, Mapping | list):
+        for part in [*value, *value.values()] if isinstance(value, Mapping) else value:
+            _check_plain(name, part)
+    elif isinstance(value, str):
+        hint = "a stored configuration holds none; do not use this run"
+        check("${" not in value, name, got="an interpolation", expected="plain values", hint=hint)
 
 # %% ../../nbs/cli/evaluate.ipynb #833dd88f
 class Cut:
@@ -154,7 +167,7 @@ def open_split(
     merged = trained.config.copy()
     dataset = OmegaConf.select(config, "dataset")
     OmegaConf.update(merged, "dataset", dataset if dataset is not None else merged.dataset, merge=False)
-    merged.data_dir = config.data_dir or merged.data_dir
+    merged.data_dir = config.data_dir or _data_dir(trained)
     check_fit(trained, build_spec(merged.dataset))
     data = open_data(merged)
     source = data.splits[config.split]
@@ -164,6 +177,12 @@ def open_split(
         short = n_samples > source.shape[1]
         source = Simulated(data.spec, config.split, data.fields, n_samples) if short else Cut(source, n_samples)
     return data._replace(normaliser=trained.normaliser), source
+
+# %% ../../nbs/cli/evaluate.ipynb #85b902a8
+def _data_dir(trained: TrainedModel) -> str:
+    "Folder of data sets for an evaluation: the run's if its data set is there, otherwise this user's."
+    stored = str(trained.config.get("data_dir"))
+    return stored if is_complete(Path(stored) / named_spec(trained.config.dataset).name) else "data"
 
 # %% ../../nbs/cli/evaluate.ipynb #3fb778f0
 def measure(
@@ -205,7 +224,7 @@ def evaluate(
     folder: Path,  # where evaluation.json and media/ go
 ) -> dict:  # what evaluation.json holds
     "Evaluates a run. Raises ValueError or OSError with one line for what cannot be done."
-    trained = open_model(config.run, config.checkpoint)
+    trained = open_model(config.run, config.checkpoint, config.allow)
     data, source = open_split(trained, config)
     size = trained.config.evaluation.batch_size if config.batch_size is None else config.batch_size
     error = measure(trained, source, size)

@@ -104,7 +104,7 @@ def make_sounds(
     check_positive("duration", config.duration)
     check_integer("audio_rate", config.audio_rate)
     check_choice("quantity", config.quantity, ("displacement", "velocity"))
-    trained = open_model(config.run, config.checkpoint)
+    trained = open_model(config.run, config.checkpoint, config.allow)
     position, pickup = (
         place_on(trained.grid, name, OmegaConf.select(config, name)) for name in ("pluck.position", "pickup")
     )

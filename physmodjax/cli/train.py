@@ -32,6 +32,7 @@ from ..datasets.loader import Loader, Normaliser, TrajectoryFiles, load_normalis
 from ..evaluation import plots
 from ..evaluation.metrics import RelativeError, error_curve
 from ..evaluation.report import Section, write_report
+from ..experiments.build import build_model
 from ..models.initialise import start_from_data
 from ..solvers.modes import modal_system
 from ..solvers.simulate import simulate
@@ -40,7 +41,7 @@ from ..training.loop import FitResult, evaluation_mode, fit, make_predict
 from ..training.losses import weighted_loss
 from ..training.optim import make_optimizer
 from ..training.state import TrainState, create_state
-from .config import build_model, command, named_spec, run_folder
+from .config import command, named_spec, run_folder
 from .wandb_logger import WandbLogger, without_secrets
 
 # %% ../../nbs/cli/train.ipynb #a8ed0f7f
@@ -88,7 +89,8 @@ def build_network(
     n_channels: int,
 ) -> nn.Module:  # batched, in training mode
     "The network of a configuration for that grid. Raises ValueError for unknown classes or options."
-    return build_model(config.model.network, grid=grid, channels=n_channels, n_given=config.model.n_given)
+    network = OmegaConf.to_container(config.model.network, resolve=True)
+    return build_model(network, config.allow, grid=grid, channels=n_channels, n_given=config.model.n_given)
 
 
 def build_state(
@@ -340,6 +342,8 @@ def train(
     fitted = time.perf_counter() - began
     loss = weighted_loss(OmegaConf.to_container(config.loss.weights))
     stored = without_secrets(OmegaConf.to_container(config, resolve=True))
+    stored["data_dir"] = str(Path(config.data_dir).absolute())  # also for those who read it in another folder
+    del stored["allow"]  # what this user allowed on this command line goes for nobody else
     logger = _logger(config, folder, stored)
     checkpoints = Checkpoints(folder / "checkpoints")
     valid = partial(ordered_batches, data.splits["valid"], data.normaliser, config.evaluation.batch_size, n_given)

@@ -16,6 +16,7 @@ import inspect
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -76,6 +77,9 @@ class DatasetSpec:
 
 # %% ../../nbs/datasets/generate.ipynb #6acf9dc7
 def _check_spec(spec: DatasetSpec) -> None:
+    plain = isinstance(spec.name, str) and re.fullmatch(r"\w[\w.+-]{0,99}", spec.name)
+    hint = "letters, digits, and _ . + - within: it becomes a folder"
+    check(plain, "name", got=repr(spec.name), expected="a plain name", hint=hint)
     check_choice("excitation", spec.excitation, EXCITATIONS)
     for name in dict(spec.excitation_options):
         known = set(inspect.signature(EXCITATIONS[spec.excitation]).parameters) - {"rng", "n_points", "peak"}
