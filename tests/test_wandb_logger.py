@@ -21,8 +21,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from physmodjax.audio.render import wav_bytes
-from physmodjax.cli.wandb_logger import WandbLogger, without_secrets
+from physmodjax.cli.wandb_logger import WandbLogger
 from physmodjax.evaluation.plots import figure_png
+from physmodjax.experiments.record import without_secrets
 
 KEY = "k3" * 20  # has the form of a key
 REFUSING = "http://127.0.0.1:9"  # nobody listens there
@@ -190,7 +191,8 @@ def test_two_runs_at_once_stay_apart(tmp_path):
 
 @pytest.mark.parametrize("name", [
     "api_key", "apiKey", "API-KEY", "wandb_api_key", "token", "hf_token", "accessToken", "password", "db_passwd",
-    "client_secret", "credentials", "private_key", "Authorization", "secret_access_key"])
+    "client_secret", "credentials", "private_key", "Authorization", "secret_access_key", "auth",
+    "proxy_auth", "basicAuth", "db.pwd"])
 def test_secrets_are_left_out(name):
     "At any depth, in any spelling."
     config = {name: "x", "a": [{name: "x", "b": 1}], "c": {"d": {name: {"e": "x"}}}}
@@ -199,10 +201,16 @@ def test_secrets_are_left_out(name):
 
 def test_other_names_stay():
     "Names of this house's configuration are kept, and the argument is not changed."
-    config = {"seed": 1, "key": 2, "keyframe": 3, "path": Path("a/b"), "pass": 4, "monkey": None, "array": np.arange(2)}
+    config = {"seed": 1, "key": 2, "keyframe": 3, "path": Path("a/b"), "pass": 4, "monkey": None, "author": "ann"}
+    config["array"] = np.arange(2)
     kept = without_secrets(config)
     assert kept == {**config, "path": "a/b", "array": [0, 1]} and isinstance(config["path"], Path)
     assert without_secrets({"object": threading.Lock()}) == {"object": "lock"}
+
+
+@pytest.mark.parametrize("text", ["https://ann:word@host/x", "mirror is ftp://ann:word@host", "s3://word@bucket/key"])
+def test_addresses_lose_their_logins(text):
+    assert "word" not in json.dumps(without_secrets({"mirror": [text]}))
 
 
 # Offline means offline
@@ -234,12 +242,24 @@ def test_disabled_imports_nothing(run_python, tmp_path):
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"mode": "onlin"}, "did you mean online"), ({"init_timeout": 0}, "init_timeout"),
-    ({"finish_timeout": -1}, "finish_timeout")])
+    ({"init_timeout": 0}, "init_timeout"), ({"finish_timeout": -1}, "finish_timeout")])
 def test_wrong_settings_are_told_at_once(tmp_path, options, message):
     "The only errors there are come before the training."
     with pytest.raises(ValueError, match=message):
         WandbLogger(tmp_path, **options)
+
+
+MODES = [("", 0), (None, 0), ("dryrun", 0), (" Offline", 0), ("shared", 1), ("onlin", 1), (3, 1)]
+
+
+@pytest.mark.parametrize("mode, warns", MODES)
+def test_no_mode_stops_a_training(tmp_path, mode, warns):
+    "WANDB_MODE may hold anything; what is not known is offline."
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        logger = WandbLogger(tmp_path, mode=mode)
+    logger.finish()
+    assert logger.mode == "offline" and len(caught) == warns
 
 
 # Faults of the start
