@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-dev train test test-all docs bench lock notebooks readme
+.PHONY: help venv venv-dev train test test-fast test-all docs bench lock notebooks readme
 
 ARGS ?= model=lru
 PYTHONS ?= python3.11 python3
@@ -36,6 +36,10 @@ train: $(RUNTIME) ## train a model: make train ARGS="model=lru seed=1"
 
 test: $(DEV) ## lint, notebooks, tests (without those marked slow)
 	@$(call run_tests,-m "not slow")
+
+test-fast: $(DEV) ## lint and the quick tests, for the inner loop: no notebooks, no whole trainings
+	@$(BIN)/ruff check --output-format concise .
+	@$(BIN)/python -m pytest -n 2 -m "not slow and not training"
 
 test-all: $(DEV) ## the same with the slow tests
 	@$(call run_tests,)

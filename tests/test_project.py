@@ -176,6 +176,43 @@ def test_imports_point_one_way(path):
         assert not wrong, f"{label(path)} may not import {sorted(wrong)}: that is for physmodjax.cli"
 
 
+COMMANDS = ("train", "generate", "evaluate", "render")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_command_imports_another(name):
+    others = {f"physmodjax.cli.{other}" for other in COMMANDS if other != name}
+    assert not imported(PACKAGE / "cli" / f"{name}.py") & others
+
+
+def own_classes() -> dict:
+    "Name and module of every class that the package defines."
+    return {
+        node.name: path for path in MODULES for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+@pytest.mark.parametrize("path", MODULES, ids=label)
+def test_objects_are_asked_not_sorted(path):
+    "No `isinstance` of a class of one's own outside the module that defines it: the object knows what it can do."
+    classes = own_classes()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
+            names = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
+            names |= {n.attr for n in ast.walk(node.args[1]) if isinstance(n, ast.Attribute)}
+            wrong = {n for n in names if classes.get(n, path) != path} - {"Model"}  # a user's class is checked once
+            assert not wrong, f"{label(path)} line {node.lineno} asks for {sorted(wrong)} by isinstance"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=label)
+def test_methods_stand_in_their_classes(path):
+    "Nothing is attached to a class from outside."
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    attached = [n.lineno for n in body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Attribute)]
+    assert not attached, f"{label(path)}: attached in line {attached}"
+
+
 def test_what_is_imported_is_required():
     "Every outside package that physmodjax imports stands among the requirements in settings.ini."
     required = {Requirement(r).name.lower() for r in settings()["requirements"].split()}
