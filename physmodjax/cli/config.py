@@ -31,7 +31,7 @@ from ..core.files import atomic_write
 from ..core.memory import keep_memory
 from ..datasets.generate import DatasetSpec, spec_digest, spec_to_dict
 from ..experiments.record import Record, names_secret
-from ..solvers.parameters import PRESETS
+from ..objects.presets import PRESETS
 
 # %% ../../nbs/cli/config.ipynb #258ab08e
 CONF = Path(physmodjax.__file__).resolve().parents[1] / "conf"
