@@ -21,10 +21,11 @@ import numpy as np
 
 from physmodjax.cli.config import CONF
 from physmodjax.core.memory import keep_memory
+from physmodjax.datasets.batch import Batch
 from physmodjax.dynamics.lru import gamma_log_init, matrix_init, nu_init, theta_init
 from physmodjax.experiments.build import build_model
 from physmodjax.models.batching import batched
-from physmodjax.training.loop import make_train_step
+from physmodjax.training.objective import Objective, make_step
 from physmodjax.training.optim import make_optimizer
 from physmodjax.training.state import create_state
 
@@ -183,8 +184,8 @@ def products_alone(params, n_frames, key):
 def training_step(network, batch):
     "One step of training as a function of nothing, its state and the seconds its compilation took."
     optimizer = partial(make_optimizer, total_steps=1000)
-    state, transform = create_state(network, optimizer, jax.random.key(0), batch["x0"])
-    step, start = jax.jit(make_train_step(network, transform)), time.perf_counter()
+    state, transform = create_state(network, optimizer, jax.random.key(0), batch.context)
+    step, start = jax.jit(make_step(Objective(network), transform)), time.perf_counter()
     step = step.lower(state, batch).compile()
     return lambda: step(state, batch), state, time.perf_counter() - start
 
@@ -197,7 +198,7 @@ def measure(arguments):
     network = build_model(config.network, grid=(arguments.points,), channels=1, n_given=1)
     shape = (arguments.batch, arguments.steps + 1, arguments.points, 1)
     u = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    batch, n_frames = {"x0": u[:, :1], "target": u[:, 1:]}, arguments.batch * arguments.steps
+    batch, n_frames = Batch(u[:, :1], u[:, 1:]), arguments.batch * arguments.steps
     ours, state, compile_seconds = training_step(network, batch)
     functions = {"step": ours}
     if config.name != "fno":  # its matrices meet points and modes, not frames

@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from physmodjax.datasets.batch import Batch
 from physmodjax.models.batching import batched
 from physmodjax.training.checkpoint import CheckpointError, Checkpoints
-from physmodjax.training.loop import fit
+from physmodjax.training.loop import FitOptions, fit
+from physmodjax.training.objective import Objective
 from physmodjax.training.optim import make_optimizer
 from physmodjax.training.state import create_state
 
@@ -40,26 +42,53 @@ class Network(nn.Module):
 
 
 class Data:
-    "Batches that follow from the seed and the step alone."
+    "Batches that follow from the seed and the step alone, as a loader gives them."
+
+    normaliser = None  # the batches are in physical units
 
     def __init__(self, batch_size=8, seed=0):
         self.batch_size, self.seed = batch_size, seed
 
     def batch_at(self, step):
         rng = np.random.default_rng([self.seed, step])
-        x0 = rng.normal(size=(self.batch_size, 1, 9, 1)).astype(np.float32)
+        context = rng.normal(size=(self.batch_size, 1, 9, 1)).astype(np.float32)
         decay = 0.95 ** np.arange(1, 6, dtype=np.float32)
-        return x0, x0 * decay[None, :, None, None]
+        return Batch(context, context * decay[None, :, None, None])
+
+    def validation(self):
+        return [Data(seed=7).batch_at(n) for n in range(2)]
+
+    def state_dict(self):
+        return {"seed": self.seed, "batch_size": self.batch_size}
+
+    def load_state_dict(self, position):
+        assert {name: position[name] for name in self.state_dict()} == self.state_dict()
 
 
 def problem(seed=0, learning_rate=1e-2, batch_size=8):
-    "Model, state and optimiser."
+    "Objective, state and optimiser."
     model = batched(Network)()
     build = partial(make_optimizer, learning_rate=learning_rate, total_steps=200)
-    return model, *create_state(model, build, jax.random.key(seed), Data(batch_size).batch_at(0)[0], averaged=True)
+    context = Data(batch_size).batch_at(0).context
+    return Objective(model), *create_state(model, build, jax.random.key(seed), context, averaged=True)
 
 
-SETTINGS = dict(valid_batches=[Data(seed=7).batch_at(n) for n in range(2)], eval_every=10, progress=False)
+def train(data=None, hooks=(), seed=0, batch_size=8, **options):
+    "One training of the problem; options as in FitOptions."
+    objective, state, optimizer = problem(seed, batch_size=batch_size)
+    options = FitOptions(optimizer, **{"max_steps": 30, "eval_every": 10, "progress": False, **options})
+    return fit(objective, state, Data(batch_size) if data is None else data, options, hooks)
+
+
+def history(result):
+    "Rows of the history, seconds apart."
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in result.history]
+
+
+def numbers(result):
+    "All parameters, averages and statistics, one after the other."
+    leaves = jax.tree.leaves((result.state.params, result.state.average, result.state.batch_stats))
+    return [float(x) for leaf in leaves for x in np.ravel(leaf)]
 
 
 def main(run=None, max_steps=30, resume=False, full_after=None, pause=0.0, batch_size=8, checkpoint_every=5, host=None):
@@ -67,26 +96,24 @@ def main(run=None, max_steps=30, resume=False, full_after=None, pause=0.0, batch
     if host is not None:
         jax.distributed.initialize(*host)
 
-    def callback(row, state):
+    def hook(row, state):
         print("step", row["step"], flush=True)
         time.sleep(pause)
         if full_after == row["step"]:  # from here on every file that would exceed 1 kB fails, as on a full disk
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 
-    checkpoints = None if run is None else Checkpoints(Path(run) / "checkpoints")
-    settings = {**SETTINGS, "checkpoint_every": checkpoint_every, "checkpoints": checkpoints, "resume": resume}
+    options = dict(max_steps=max_steps, checkpoint_every=checkpoint_every, resume=resume, batch_size=batch_size)
+    if run is not None:
+        options["checkpoints"] = Checkpoints(Path(run) / "checkpoints")
     try:
         with warnings.catch_warnings(record=True) as caught:
-            result = fit(
-                *problem(batch_size=batch_size), Data(batch_size), max_steps=max_steps, callbacks=[callback], **settings
-            )
+            result = train(hooks=[hook], **options)
     except CheckpointError as error:
         sys.exit(str(error))
-    leaves = jax.tree.leaves((result.state.params, result.state.average, result.state.batch_stats))
-    numbers = {"losses": result.losses, "parameters": [float(x) for leaf in leaves for x in np.ravel(leaf)]}
-    said = {"reason": result.reason, "message": result.message, "warnings": [str(w.message) for w in caught]}
-    print(json.dumps({**said, **numbers, "devices": jax.device_count()}))
+    said = {name: getattr(result, name) for name in ("reason", "signal", "message", "losses")}
+    said |= {"parameters": numbers(result), "history": history(result), "warnings": [str(w.message) for w in caught]}
+    print(json.dumps({**said, "devices": jax.device_count()}))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from flax import linen as nn
 from omegaconf import DictConfig, OmegaConf
 
 from ..core.checks import check, check_choice, check_integer
+from ..datasets.batch import Batch
 from ..datasets.format import SPLITS
 from ..datasets.generate import DatasetSpec, initial_shape, is_complete, set_substeps, split_sizes
 from ..datasets.loader import Normaliser, ordered_batches
@@ -27,9 +28,10 @@ from ..evaluation.metrics import RelativeError, error_curve
 from ..objects.modes import modal_system
 from ..solvers.simulate import simulate
 from ..training.checkpoint import load_variables
-from ..training.loop import make_predict
+from ..training.loop import measure as split_error
+from ..training.objective import make_predict
 from .config import build_spec, command, named_spec, run_folder
-from .train import build_network, check_example, open_data, split_error, write_media, write_metrics
+from .train import build_network, check_example, open_data, write_media, write_metrics
 
 # %% ../../nbs/cli/evaluate.ipynb #b4626aae
 class TrainedModel(NamedTuple):
@@ -207,7 +209,7 @@ def evaluation_pictures(
     check_example("example", example, source)
     n_given, truth = trained.config.model.n_given, source[example, :]
     normalised = trained.normaliser.normalise(truth)[None]
-    batch = {"x0": normalised[:, :n_given], "target": normalised[:, n_given:]}
+    batch = Batch(normalised[:, :n_given], normalised[:, n_given:])
     rest = trained.normaliser.denormalise(np.asarray(make_predict(trained.network)(trained.variables, batch))[0])
     model, rate = np.concatenate([truth[:n_given], rest]), trained.spec.rate
     seen = (trained.config.trainer.window_length or trained.spec.n_steps) - n_given

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..audio.render import render, write_wav
 from ..core.checks import check, check_choice, check_integer, check_positive
+from ..datasets.batch import Batch
 from ..datasets.generate import DatasetSpec
-from ..training.loop import make_predict
+from ..training.objective import make_predict
 from .config import command, run_folder
 from .evaluate import TrainedModel, open_model, simulate_from
 
@@ -69,7 +70,7 @@ def motions(
     check(n_samples > n_given, "duration", got=f"{n_samples} samples", expected=f"more than the {n_given} given")
     true = simulate_from(spec, spec.parameters, shape, fields, n_samples)
     normalised = trained.normaliser.normalise(true)[None]
-    batch = {"x0": normalised[:, :n_given], "target": normalised[:, n_given:]}
+    batch = Batch(normalised[:, :n_given], normalised[:, n_given:])
     rest = np.asarray(make_predict(trained.network)(trained.variables, batch))[0]
     model = np.concatenate([true[:n_given], trained.normaliser.denormalise(rest)])
     channel = fields.index("displacement")

@@ -8,7 +8,7 @@ __all__ = ['Moments', 'statistics', 'write_statistics', 'Normaliser', 'load_norm
 
 # %% ../../nbs/datasets/loader.ipynb #56617290
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import yaml
 
 from ..core.checks import check, check_integer, check_shape
 from ..core.files import atomic_write
+from .batch import Batch
 from .format import DatasetError, open_file, read_field, split_headers
 from .windows import split_window, window_starts
 
@@ -182,11 +183,11 @@ class WindowSet:
     def __len__(self) -> int:
         return self.source.shape[0] * len(self.starts)
 
-    def gather(self, items: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:  # (B, I, *grid, C), (B, L - I, *grid, C)
+    def gather(self, items: Sequence[int]) -> Batch:
         "Normalised float32 frames: those given and those to predict."
         pairs = (divmod(int(k), len(self.starts)) for k in items)
         windows = [self.source[i, self.starts[j] : self.starts[j] + self.window_length] for i, j in pairs]
-        return split_window(self.normaliser.normalise(np.stack(windows)), self.n_given, axis=1)
+        return Batch(*split_window(self.normaliser.normalise(np.stack(windows)), self.n_given, axis=1))
 
 # %% ../../nbs/datasets/loader.ipynb #e2f61795
 def epoch_order(
@@ -245,19 +246,21 @@ class Loader(ShuffledOrder):
         batch_size: int,  # B, windows in a batch
         seed: int,  # seed of the run; the order depends on it alone
         normaliser: Normaliser,  # from the training split
+        validation: Callable[[], Iterable[Batch]] | None = None,  # batches of the validation split; None: there is none
         **options,  # n_given, window_length, stride, grid: as in WindowSet
     ):
         self.windows, self.normaliser = WindowSet(source, normaliser, **options), normaliser
+        self.validation = validation
         super().__init__(len(self.windows), batch_size, seed)
 
-    def batch_at(self, step: int) -> tuple[np.ndarray, np.ndarray]:  # (B, I, *grid, C), (B, L - I, *grid, C) float32
+    def batch_at(self, step: int) -> Batch:
         "Given frames and target of a global step, from 0; normalised."
         return self.windows.gather(self.items_at(step))
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __iter__(self) -> Iterator[Batch]:
         return self
 
-    def __next__(self) -> tuple[np.ndarray, np.ndarray]:
+    def __next__(self) -> Batch:
         self.step += 1
         return self.batch_at(self.step - 1)
 
@@ -276,7 +279,7 @@ def ordered_batches(
     batch_size: int,  # B; the last batch may hold fewer
     n_given: int = 1,  # I, frames given to the model
     grid: tuple[int, ...] | None = None,  # the grid a model was built for, checked if given
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # (B, I, *grid, C), (B, T - I, *grid, C) float32
+) -> Iterator[Batch]:
     "Whole trajectories in order, normalised. Raises ValueError if they do not fit the model."
     check_integer("batch_size", batch_size)
     windows = WindowSet(source, normaliser, n_given, grid=grid)

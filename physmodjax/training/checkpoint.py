@@ -11,8 +11,10 @@ import hashlib
 import io
 import json
 import logging
+import math
 import shutil
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -20,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import unflatten_dict
-from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from .state import TrainState
 
@@ -52,14 +53,6 @@ def _one_line():
         finally:
             log.setLevel(level)
 
-
-def _remove_unfinished(directory: Path) -> None:
-    "Removes what a killed or failed save left behind."
-    if jax.process_index() != 0:
-        return
-    for unfinished in directory.glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(unfinished, ignore_errors=True)
-
 # %% ../../nbs/training/checkpoint.ipynb #a77b0be1
 def flatten_state(
     state: TrainState,  # any state
@@ -87,43 +80,6 @@ def unflatten_state(
     state = jax.tree.unflatten(jax.tree.structure(plain), ordered)
     return state.replace(key=jax.random.wrap_key_data(state.key, impl=jax.random.key_impl(template.key)))
 
-# %% ../../nbs/training/checkpoint.ipynb #8724526d
-class Checkpoints:
-    "Checkpoints of one run in a folder, one for each step saved."
-
-    def __init__(
-        self,
-        directory: str | Path,  # folder of the checkpoints; made unless read-only
-        keep: int = 2,  # how many of the newest to keep, beside the best
-        metric: str = "mse_rel",  # validation number whose least value is the best
-        read_only: bool = False,  # whether nothing may be written
-    ):
-        self.directory, self.metric = Path(directory).absolute(), metric
-        best = policies.BestN(get_metric_fn=lambda metrics: metrics[metric], reverse=True, n=1)
-        options = ocp.CheckpointManagerOptions(
-            best_fn=lambda metrics: metrics[metric],
-            best_mode="min",
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-            enable_async_checkpointing=False,
-            create=not read_only,
-            read_only=read_only,
-            save_interval_steps=0 if read_only else 1,  # what the library would set with a warning
-        )
-        if read_only and not self.directory.is_dir():
-            raise CheckpointError(f"{self.directory}: got no such folder, expected checkpoints; train a model first")
-        try:
-            with _one_line():
-                self.manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "metadata"))
-        except Exception as error:
-            raise CheckpointError(f"{self.directory}: cannot be used for checkpoints; {_reason(error)}") from error
-        if not read_only:
-            _remove_unfinished(self.directory)
-
-    @property
-    def steps(self) -> list[int]:
-        "Steps that can be restored, in order."
-        return sorted(self.manager.all_steps())
-
 # %% ../../nbs/training/checkpoint.ipynb #0b4968bd
 def _sha256(arrays: dict[str, np.ndarray], metadata: dict) -> str:
     "Checksum of all that a checkpoint holds."
@@ -134,72 +90,146 @@ def _sha256(arrays: dict[str, np.ndarray], metadata: dict) -> str:
     return total.hexdigest()
 
 # %% ../../nbs/training/checkpoint.ipynb #8b6f2748
-def _save(
-    self: Checkpoints,
-    state: TrainState,  # state to save
-    metadata: dict,  # what JSON can hold: configuration, normalisation, ...
-    metrics: dict | None = None,  # validation numbers at this step, if there was a validation
-) -> None:
-    "Saves a state under its step. Raises CheckpointError if it cannot be written; earlier ones stay."
-    step = int(state.step)
-    error_value = float((metrics or {}).get(self.metric, np.inf))  # infinite: never the best
-    arrays = flatten_state(state)
-    metadata = json.loads(json.dumps({**metadata, "format": FORMAT, "step": step, "metrics": metrics or {}}))
-    metadata["sha256"] = _sha256(arrays, metadata)
-    items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), metadata=ocp.args.JsonSave(metadata))
-    try:
-        with _one_line():
-            if step in self.steps:
-                self.manager.delete(step)
-            number = error_value if np.isfinite(error_value) else np.inf
-            self.manager.save(step, args=items, metrics={self.metric: number}, force=True)
-    except Exception as error:
-        _remove_unfinished(self.directory)
-        left = f"step {self.steps[-1]} can be restored" if self.steps else "nothing is saved yet"
-        raise CheckpointError(f"{self.directory}: step {step} not saved, {left}; {_reason(error)}") from error
+class Checkpoints:
+    "Checkpoints of one run in a folder, one for each step saved."
+
+    def __init__(
+        self,
+        directory: str | Path,  # folder of the checkpoints; made unless read-only
+        keep: int = 2,  # how many of the newest to keep, beside the best
+        metric: str = "mse_rel",  # validation number whose least value is the best
+        read_only: bool = False,  # whether nothing may be written
+    ):
+        self.directory, self.keep, self.metric = Path(directory).absolute(), keep, metric
+        self._files = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        if read_only and not self.directory.is_dir():
+            raise CheckpointError(f"{self.directory}: got no such folder, expected checkpoints; train a model first")
+        if not read_only:
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                self._tidy()
+            except OSError as error:
+                message = f"{self.directory}: cannot be used for checkpoints; {_reason(error)}"
+                raise CheckpointError(message) from error
+
+    @property
+    def steps(self) -> list[int]:
+        "Steps that were saved, in order."
+        whole = (path.parent.parent for path in self.directory.glob("*/metadata/metadata"))
+        return sorted(int(path.name) for path in whole if path.name.isdecimal() and (path / "state").is_dir())
+
+    @property
+    def best_step(self) -> int | None:
+        "The step of least validation error; the newest where none has a finite one, None where there is none."
+        return next(iter(self._ranked(self.steps)), None)
+
+    def save(
+        self,
+        state: TrainState,  # state to save
+        metadata: dict,  # what JSON can hold: configuration, normalisation, ...
+        metrics: dict | None = None,  # validation numbers at this step, if there was a validation
+    ) -> None:
+        "Saves a state under its step. Raises CheckpointError if it cannot be written; earlier ones stay."
+        step, arrays = int(state.step), flatten_state(state)
+        metadata = json.loads(json.dumps({**metadata, "format": FORMAT, "step": step, "metrics": metrics or {}}))
+        metadata["sha256"] = _sha256(arrays, metadata)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), metadata=ocp.args.JsonSave(metadata))
+        place = self.directory / str(step)
+        try:
+            with _one_line():
+                self._files.save(place.with_name(f"{step}.new") if place.exists() else place, args=items, force=True)
+                self._tidy()
+                self._thin_out()
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                self._tidy()
+            left = f"step {self.steps[-1]} can be restored" if self.steps else "nothing is saved yet"
+            raise CheckpointError(f"{self.directory}: step {step} not saved, {left}; {_reason(error)}") from error
+
+    def read(
+        self,
+        which: int | str = "latest",  # step, "latest" or "best"
+    ) -> tuple[dict[str, np.ndarray], dict]:  # arrays by flat name, and metadata
+        "Reads a checkpoint as it is. Raises CheckpointError if there is none, or all are damaged or foreign."
+        steps = self.steps
+        if not steps:
+            raise CheckpointError(f"{self.directory}: got no complete checkpoint, expected one; train first")
+        order = {"latest": steps[::-1], "best": self._ranked(steps, damaged=-math.inf)}.get(which, [which])
+        if order[0] not in steps:
+            raise CheckpointError(f"checkpoint {which!r}: expected 'latest', 'best' or one of {steps}")
+        damage = None
+        for step in order:
+            try:
+                content = self._read_step(step)
+            except CheckpointError as error:
+                damage = damage or error
+                continue
+            if damage is not None:
+                message = f"{damage}; step {step} is read instead of the {which}, step {order[0]}"
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
+            return content
+        raise damage
+
+    def restore(
+        self,
+        template: TrainState,  # a state of the right structure and shapes, such as a new one
+        which: int | str = "latest",  # step, "latest" or "best"
+    ) -> tuple[TrainState, dict]:  # state and metadata
+        "Restores a state. Raises CheckpointError if there is none or it does not fit the template."
+        arrays, metadata = self.read(which)
+        return unflatten_state(arrays, template), metadata
+
+    def _read_step(self, step: int) -> tuple[dict[str, np.ndarray], dict]:
+        place, items = self.directory / str(step), {"state": ocp.args.StandardRestore(), "metadata": _JSON}
+        try:
+            with _one_line():
+                restored = self._files.restore(place, args=ocp.args.Composite(**items))
+            arrays, metadata = restored["state"], restored["metadata"]
+            own = isinstance(metadata, dict) and metadata.get("format") == FORMAT
+            whole = own and metadata.pop("sha256", None) == _sha256(arrays, metadata)
+        except Exception as error:
+            raise CheckpointError(f"{place}: damaged or foreign; {_reason(error)}") from error
+        if not own:
+            raise CheckpointError(f"{place}: expected the format {FORMAT!r}; it is another program's")
+        if not whole:
+            raise CheckpointError(f"{place}: damaged; the checksum differs")
+        return arrays, metadata
+
+    def _ranked(self, steps: list[int], damaged: float = math.inf) -> list[int]:
+        "Steps from the best to the worst, those without a finite validation error last, the newest of them first."
+
+        def error(step):
+            try:
+                content = json.loads((self.directory / str(step) / "metadata" / "metadata").read_text())
+                number = float(content["metrics"].get(self.metric) or math.inf)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                return damaged
+            return number if math.isfinite(number) else math.inf
+
+        return sorted(steps, key=lambda step: (error(step), -step))
+
+    def _thin_out(self) -> None:
+        "Removes all but the newest and the best."
+        steps = self.steps
+        for step in set(steps[: -self.keep]) - {self.best_step}:
+            if jax.process_index() == 0:
+                (self.directory / str(step)).rename(self.directory / f"{step}.old")
+        self._tidy()
+
+    def _tidy(self) -> None:
+        "Puts a successor in its place, and removes what is replaced or unfinished."
+        if jax.process_index() != 0:
+            return
+        for new in self.directory.glob("*.new"):
+            place = new.with_suffix("")
+            if place.exists():
+                place.rename(place.with_name(f"{place.name}.old"))
+            new.rename(place)
+        for unwanted in (*self.directory.glob("*.old"), *self.directory.glob("*.orbax-checkpoint-tmp*")):
+            shutil.rmtree(unwanted, ignore_errors=True)
 
 
-Checkpoints.save = _save
-
-# %% ../../nbs/training/checkpoint.ipynb #7db08c25
-def _read(
-    self: Checkpoints,
-    which: int | str = "latest",  # step, "latest" or "best"
-) -> tuple[dict[str, np.ndarray], dict]:  # arrays by flat name, and metadata
-    "Reads a checkpoint as it is. Raises CheckpointError if there is none, or it is damaged or foreign."
-    if not self.steps:
-        raise CheckpointError(f"{self.directory}: got no complete checkpoint, expected one; train first")
-    step = {"latest": self.manager.latest_step(), "best": self.manager.best_step()}.get(which, which)
-    if step not in self.steps:
-        raise CheckpointError(f"checkpoint {which!r}: expected 'latest', 'best' or one of {self.steps}")
-    items = ocp.args.Composite(state=ocp.args.StandardRestore(), metadata=ocp.args.JsonRestore())
-    try:
-        with _one_line():
-            restored = self.manager.restore(step, args=items)
-        arrays, metadata = restored["state"], restored["metadata"]
-    except Exception as error:
-        raise CheckpointError(f"{self.directory / str(step)}: damaged or foreign; {_reason(error)}") from error
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{self.directory / str(step)}: expected the format {FORMAT!r}; it is another program's")
-    if metadata.pop("sha256", None) != _sha256(arrays, metadata):
-        raise CheckpointError(f"{self.directory / str(step)}: damaged; the checksum differs")
-    return arrays, metadata
-
-
-Checkpoints.read = _read
-
-# %% ../../nbs/training/checkpoint.ipynb #7530e044
-def _restore(
-    self: Checkpoints,
-    template: TrainState,  # a state of the right structure and shapes, such as a new one
-    which: int | str = "latest",  # step, "latest" or "best"
-) -> tuple[TrainState, dict]:  # state and metadata
-    "Restores a state. Raises CheckpointError if there is none or it does not fit the template."
-    arrays, metadata = self.read(which)
-    return unflatten_state(arrays, template), metadata
-
-
-Checkpoints.restore = _restore
+_JSON = ocp.args.JsonRestore()
 
 # %% ../../nbs/training/checkpoint.ipynb #dcdcb8a0
 def restore(
