@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from ..audio.render import render, write_wav
+from ..audio.render import render
+from ..core.sound import write_sound
 from ..core.checks import check, check_choice, check_integer, check_positive
 from ..datasets.generate import DatasetSpec
 from ..training.loop import make_predict
@@ -118,7 +119,7 @@ def make_sounds(
     paths = (out, out.with_name(f"{out.stem}_simulated.wav"))
     for path, u in zip(paths, both, strict=True):
         sound = render(u, trained.spec.rate, pickup, config.audio_rate, config.quantity)
-        write_wav(path, sound, config.audio_rate)
+        write_sound(path, sound, config.audio_rate)
     return paths
 
 # %% ../../nbs/cli/render.ipynb #b81e734b
