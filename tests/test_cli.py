@@ -20,11 +20,11 @@ from commands import GRU, QUICK, compose, shrink
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from physmodjax.audio.render import read_wav
 from physmodjax.cli.config import CONF, build_spec, named_spec
 from physmodjax.cli.evaluate import evaluate, open_model
 from physmodjax.cli.render import make_sounds
 from physmodjax.cli.train import train
+from physmodjax.core.sound import read_sound
 from physmodjax.datasets.generate import initial_shape
 from physmodjax.experiments.build import build_model
 from physmodjax.objects.modes import modal_system, warn_if_aliased
@@ -431,7 +431,7 @@ def test_render_writes_both_sounds(call, run_dir, tmp_path):
     assert status == 0, err
     assert err == ["WARNING: outside the range of the training: amplitude 0.05 (0.001 to 0.01)"]
     for name in ("pluck.wav", "pluck_simulated.wav"):
-        sound, rate = read_wav(tmp_path / "sounds" / name)
+        sound, rate = read_sound(tmp_path / "sounds" / name)
         assert (len(sound), rate) == (round(0.2 * 44100), 44100) and np.abs(sound).max() > 0.5
         assert name in out
 

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from physmodjax.audio import read_wav, render, wav_bytes, write_wav
+from physmodjax.audio import read_sound, render, resample, sound_bytes, write_sound
 from physmodjax.evaluation import RelativeError, partials, pitch_track, plots
 from physmodjax.evaluation.report import Section, write_report
 from physmodjax.solvers import MYLAR_MEMBRANE, draw_shape, modal_system, simulate
@@ -26,7 +26,9 @@ def string(rate=8000, n_steps=4000):
 
 
 WRITERS = {
-    "wav": lambda path, value: write_wav(path, np.full(100, value), 8000),
+    "wav": lambda path, value: write_sound(path, np.full(100, value), 8000),
+    "flac": lambda path, value: write_sound(path, np.full(100, value), 8000),
+    "ogg": lambda path, value: write_sound(path, np.full(100, value), 8000),
     "report": lambda path, value: write_report(path, f"run {value}", [Section("Settings", code="a: 1")]),
 }
 
@@ -48,13 +50,64 @@ def test_failing_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("data", [b"", b"RIFF", b"not a sound", b"RIFF\x24\0\0\0WAVEfmt "])
-def test_foreign_wav_is_refused_by_name(tmp_path, data):
-    path = tmp_path / "foreign.wav"
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg"])
+@pytest.mark.parametrize("data", [b"", b"RIFF", b"no sound", b"RIFF\x24\0\0\0WAVEfmt ", b"fLaC", b"OggS" + bytes(60)])
+def test_foreign_sound_is_refused_by_name(tmp_path, data, kind):
+    path = tmp_path / f"foreign.{kind}"
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"foreign\.wav: got .+, expected a PCM WAV file") as caught:
-        read_wav(path)
-    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=rf"foreign\.{kind}: got .+, expected a sound file") as caught:
+        read_sound(path)
+    assert "\n" not in str(caught.value) and "BytesIO" not in str(caught.value)
+    with pytest.raises(FileNotFoundError):
+        read_sound(tmp_path / "absent.wav")
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg"])
+def test_a_sound_that_was_cut_short_is_never_passed_off_as_a_shorter_one(tmp_path, kind):
+    "Wherever it is cut; a WAV written to a pipe, whose header states no length, is whole."
+    path = write_sound(tmp_path / f"noise.{kind}", np.random.default_rng(0).uniform(-0.5, 0.5, 40000), 44100)
+    data = path.read_bytes()
+    for cut in np.linspace(1, len(data) - 100, 30).astype(int):
+        path.write_bytes(data[:cut])
+        with pytest.raises(ValueError, match="expected a"):
+            read_sound(path)
+    if kind == "wav":
+        path.write_bytes(data[:4] + b"\xff" * 4 + data[8:40] + b"\xff" * 4 + data[44:])
+        assert len(read_sound(path)[0]) == 40000
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 3, 997, 44101])
+@pytest.mark.parametrize("channels", [None, 1, 2, 5])
+@pytest.mark.parametrize("rate", [8000, 44100, 96000])
+def test_sounds_of_any_length_come_back_to_half_a_step(tmp_path, n_samples, channels, rate):
+    "Odd lengths in 24 bits, which fill no whole number of words, included; the ends of the range are exact."
+    shape = (n_samples,) if channels is None else (n_samples, channels)
+    signal = np.random.default_rng(n_samples).uniform(-1, 1, shape)
+    signal.flat[0] = -1.0
+    for suffix, bits in ((".wav", 16), (".wav", 24), (".wav", 32), (".flac", 16), (".flac", 24)):
+        back, back_rate = read_sound(write_sound(tmp_path / f"a{suffix}", signal, rate, bits))
+        step = 2.0**-23 if bits == 32 else 2.0 ** (1 - bits)
+        assert back_rate == rate and back.shape == (signal[:, 0] if channels == 1 else signal).shape
+        worst = np.abs(back.reshape(signal.shape) - np.clip(signal, -1, 1 - (0 if bits == 32 else step))).max()
+        assert worst <= 0.5 * step * (1 + 1e-9)
+
+
+def test_resampling_is_what_the_sum_over_the_filter_says():
+    "Against the double sum of its formula, at rates whose ratio is no small fraction, over many lengths."
+    rng = np.random.default_rng(3)
+    for rate, new_rate in ((1000, 1470), (1000, 730), (441, 480), (3, 7), (48000, 44100)):
+        for size in (1, 2, 40, 700):
+            signal = rng.normal(size=size)
+            cutoff = 0.98 * min(1, new_rate / rate)
+            reach = int(np.ceil(128 / cutoff))
+            reflected = min(size - 1, reach)
+            longer = np.pad(signal, reflected, "reflect", reflect_type="odd") if reflected else signal
+            longer = np.pad(longer, reach - reflected, "edge")
+            tau = np.arange(round(size * new_rate / rate))[:, None] * rate / new_rate - np.arange(-reach, size + reach)
+            taps = cutoff * np.sinc(cutoff * tau) * np.i0(10 * np.sqrt(np.maximum(1 - (tau / reach) ** 2, 0)))
+            taps = taps * (np.abs(tau) <= reach) / np.i0(10)
+            expected = taps @ longer / taps.sum(1)
+            np.testing.assert_allclose(resample(signal, rate, new_rate), expected, atol=1e-9 * np.abs(longer).max())
 
 
 def test_no_display_no_pyplot_no_scipy():
@@ -110,7 +163,7 @@ def test_report_of_a_run_is_small_and_well_formed(tmp_path):
         "spectrogram": plots.spectrogram(sound, 48000, s.imag / (2 * np.pi)),
         "glide": plots.pitch_glide({"true": motion[:, 4], "predicted": wrong[:, 4]}, 8000, 220.0),
     }
-    sections = [Section("Run", figures=figures, sounds={"true": wav_bytes(sound, 48000)}, table={"mse_rel": 0.01})]
+    sections = [Section("Run", figures=figures, sounds={"true": sound_bytes(sound, 48000)}, table={"mse_rel": 0.01})]
     page = write_report(tmp_path / "report.html", "string", sections).read_text(encoding="utf-8")
     assert len(page) < 2e6
     tree = ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>\n"))

@@ -20,8 +20,8 @@ import PIL.Image
 import pytest
 from matplotlib.figure import Figure
 
-from physmodjax.audio.render import wav_bytes
 from physmodjax.cli.wandb_logger import WandbLogger
+from physmodjax.core.sound import sound_bytes
 from physmodjax.evaluation.plots import figure_png
 from physmodjax.experiments.record import without_secrets
 
@@ -139,7 +139,7 @@ def test_all_that_is_logged_offline_is_read_back(tmp_path, told):
     logger.log({"valid/mse_rel": 0.25, "up": np.inf, "down": -np.inf, "n": np.int64(7)}, 1)
     logger.log({"train/loss": 0.05}, step=20)
     logger.figures({"media/figure": figure, "media/bytes": figure_png(figure)})
-    logger.audio({"media/pair": (noise, 8000), "media/wav": wav_bytes(noise, 8000)})
+    logger.audio({"media/pair": (noise, 8000), "media/wav": sound_bytes(noise, 8000)})
     logger.figures({"late": figure}, step=30)
     logger.summary({"mse_rel": 0.2, "reason": "finished", "api_key": "0123secret"})
     logger.finish(exit_code=3)
@@ -151,8 +151,8 @@ def test_all_that_is_logged_offline_is_read_back(tmp_path, told):
     assert {name: lines[0][name] for name in expected} == expected
     assert [lines[0][name] for name in ("bad", "up", "down")] == ["NaN", "Infinity", "-Infinity"]
     files = run_folder(tmp_path) / "files"
-    for name, data in {"figure": figure_png(figure), "bytes": figure_png(figure), "pair": wav_bytes(noise, 8000),
-                       "wav": wav_bytes(noise, 8000)}.items():
+    for name, data in {"figure": figure_png(figure), "bytes": figure_png(figure), "pair": sound_bytes(noise, 8000),
+                       "wav": sound_bytes(noise, 8000)}.items():
         assert (files / lines[1][f"media/{name}.path"]).read_bytes() == data, name
     assert PIL.Image.open(io.BytesIO((files / lines[2]["late.path"]).read_bytes())).size == (200, 100)
 

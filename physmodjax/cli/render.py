@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from ..audio.render import render, write_wav
+from ..audio.render import render
 from ..core.checks import check, check_choice, check_integer, check_positive
+from ..core.sound import write_sound
 from ..datasets.batch import Batch
 from ..datasets.generate import DatasetSpec
 from ..training.objective import make_predict
@@ -119,7 +120,7 @@ def make_sounds(
     paths = (out, out.with_name(f"{out.stem}_simulated.wav"))
     for path, u in zip(paths, both, strict=True):
         sound = render(u, trained.spec.rate, pickup, config.audio_rate, config.quantity)
-        write_wav(path, sound, config.audio_rate)
+        write_sound(path, sound, config.audio_rate)
     return paths
 
 # %% ../../nbs/cli/render.ipynb #b81e734b

@@ -23,9 +23,10 @@ import optax
 from flax import linen as nn
 from omegaconf import DictConfig, OmegaConf
 
-from ..audio.render import render, wav_bytes
+from ..audio.render import render
 from ..core.checks import check, check_choice, check_integer, check_positive
 from ..core.files import atomic_write
+from ..core.sound import sound_bytes
 from ..datasets.format import read_split
 from ..datasets.generate import DatasetSpec, generate, initial_shape, split_sizes
 from ..datasets.loader import Loader, Normaliser, TrajectoryFiles, load_normaliser, ordered_batches
@@ -241,7 +242,7 @@ def make_sounds(config: DictConfig, data: Data, motion: np.ndarray) -> tuple[dic
     frequencies = modal_system(data.spec.parameters, data.spec.n_modes).frequencies()
     for name, u in (("true", truth), ("model", model)):
         signal = render(u, data.spec.rate, place, config.audio.audio_rate)
-        sounds[name] = wav_bytes(signal, config.audio.audio_rate)
+        sounds[name] = sound_bytes(signal, config.audio.audio_rate)
         limit = data.spec.rate / 2
         figures[f"spectrogram_{name}"] = plots.spectrogram(
             signal, config.audio.audio_rate, frequencies, max_frequency=limit

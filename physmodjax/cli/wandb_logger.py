@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..audio.render import wav_bytes
 from ..core.checks import check, check_positive
+from ..core.sound import sound_bytes
 from ..evaluation.plots import figure_png
 from ..experiments.record import without_secrets
 
@@ -36,7 +36,7 @@ def _png(picture: Figure | bytes) -> bytes:
 
 def _wav(sound: bytes | tuple) -> bytes:
     "A WAV file."
-    return bytes(sound) if isinstance(sound, bytes | bytearray) else wav_bytes(*sound)
+    return bytes(sound) if isinstance(sound, bytes | bytearray) else sound_bytes(*sound)
 
 # %% ../../nbs/cli/wandb_logger.ipynb #21e53ffc
 _ENVIRONMENT = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}

@@ -81,9 +81,7 @@ def read_sound(
 ) -> tuple[np.ndarray, int]:  # (T,) or (T, channels) float64, within ±1 for PCM; and the rate in Hz
     "Samples and rate, x = k / 2^(b−1). Raises ValueError if it is no sound or ends early, OSError if it is missing."
     with open(path, "rb") as raw:
-        head = raw.read(8)
-        size, stated = os.fstat(raw.fileno()).st_size, int.from_bytes(head[4:], "little")
-        short = head[:4] == b"RIFF" and stated not in (0, 2**32 - 1) and size + 1 < stated + 8
+        short = _ends_early(raw)
         raw.seek(0)
         try:
             with soundfile.SoundFile(raw) as file:
@@ -94,3 +92,18 @@ def read_sound(
     check(not short, f"{path}", got="a sound file that ends early", expected="a whole one", hint="copy it again")
     check(len(signal) > 0, f"{path}", got="no samples", expected="a sound file with at least one")
     return signal, rate
+
+
+def _ends_early(raw: io.BufferedReader) -> bool:
+    "Whether a WAV file states more bytes than there are, or the last page of an Ogg stream is not its end."
+    head, size = raw.read(8), os.fstat(raw.fileno()).st_size
+    if head[:4] == b"RIFF":
+        stated = int.from_bytes(head[4:], "little")
+        return stated not in (0, 2**32 - 1) and size + 1 < stated + 8
+    if head[:4] != b"OggS":
+        return False
+    raw.seek(max(0, size - 65536))  # a page is shorter than that
+    page = raw.read().rpartition(b"OggS")[2]
+    if len(page) < 23 or not page[1] & 4:  # the flag of a last page
+        return True
+    return len(page) < 23 + page[22] + sum(page[23 : 23 + page[22]])

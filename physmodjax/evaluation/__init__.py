@@ -11,19 +11,24 @@ from physmodjax.evaluation.metrics import (
     partial_errors,
     partials,
     pitch_track,
-    stft_magnitude,
 )
+from physmodjax.evaluation.trust import Drift, Known, horizon_errors, measure_drift, trust_figures, trust_line
 
 __all__ = [
+    "Drift",
     "EnergyDrift",
+    "Known",
     "RelativeError",
     "energy_drift",
     "error_curve",
     "frame_sums",
+    "horizon_errors",
     "log_spectral_distance",
+    "measure_drift",
     "multi_resolution_error",
     "partial_errors",
     "partials",
     "pitch_track",
-    "stft_magnitude",
+    "trust_figures",
+    "trust_line",
 ]

@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 
 from ..core.checks import check, check_integer, check_positive, check_shape
 from ..core.oscillators import OscillatorBank
+from ..core.spectra import stft_magnitude
 from ..objects.coupling import Coupling
-from .metrics import pitch_track, stft_magnitude
+from .metrics import pitch_track
 
 # %% ../../nbs/evaluation/plots.ipynb #61fab279
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _BLACK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#000000"
