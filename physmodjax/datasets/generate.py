@@ -34,7 +34,10 @@ from ..objects.modes import modal_system, warn_if_aliased
 from ..objects.presets import NYLON_STRING
 from ..objects.string import StringParameters
 from ..solvers.excitation import EXCITATIONS, draw_shape
-from ..solvers.simulate import SimulationError, Substeps, choose_substeps, group_size, simulate, stack_systems
+from ..solvers.groups import group_size
+from ..solvers.problem import stack_systems
+from ..solvers.simulate import simulate
+from ..solvers.substeps import SimulationError, Substeps, choose_substeps
 from .format import DatasetError, check_samples, read_header, write_trajectories
 from .loader import write_statistics
 

@@ -18,7 +18,7 @@ from jax import lax
 from ..core.checks import check, check_choice, check_finite, check_integer, check_positive, check_shape
 from ..core.splitting import Flow, apply_flow, damped_flow
 from ..objects.modes import ModalSystem
-from .simulate import Substeps, refuse_overflow
+from .substeps import Substeps, refuse_overflow
 
 # %% ../../nbs/solvers/contact.ipynb #f49906d4
 def _power(depth, factor, exponent):

@@ -19,7 +19,7 @@ from ..core.checks import check, check_choice, check_finite, check_integer, chec
 from ..core.scan import rollout
 from ..objects.membrane import MembraneParameters
 from ..objects.string import StringParameters
-from .simulate import refuse_overflow
+from .substeps import refuse_overflow
 
 # %% ../../nbs/solvers/finite_difference.ipynb #37f9da46
 def _profile(name, values, length, n_points, between=False):
