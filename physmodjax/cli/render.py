@@ -13,8 +13,8 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from ..audio.render import render
-from ..core.sound import write_sound
 from ..core.checks import check, check_choice, check_integer, check_positive
+from ..core.sound import write_sound
 from ..datasets.generate import DatasetSpec
 from ..training.loop import make_predict
 from .config import command, run_folder

@@ -24,9 +24,9 @@ from flax import linen as nn
 from omegaconf import DictConfig, OmegaConf
 
 from ..audio.render import render
-from ..core.sound import sound_bytes
 from ..core.checks import check, check_choice, check_integer, check_positive
 from ..core.files import atomic_write
+from ..core.sound import sound_bytes
 from ..datasets.format import read_split
 from ..datasets.generate import DatasetSpec, generate, initial_shape, split_sizes
 from ..datasets.loader import Loader, Normaliser, TrajectoryFiles, load_normaliser, ordered_batches

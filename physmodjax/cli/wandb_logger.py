@@ -19,8 +19,8 @@ from pathlib import Path, PurePath
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..core.sound import sound_bytes
 from ..core.checks import check, check_choice, check_positive
+from ..core.sound import sound_bytes
 from ..evaluation.plots import figure_png
 
 # %% ../../nbs/cli/wandb_logger.ipynb #ed29f756
