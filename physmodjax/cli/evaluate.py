@@ -215,10 +215,9 @@ def evaluation_pictures(
     seen = (trained.config.trainer.window_length or trained.spec.n_steps) - n_given
     curve = error_curve(error)["mse_rel"]
     figures = {"error_over_time": plots.error_over_time(curve, rate, seen if seen < len(curve) else None)}
-    if truth.ndim == 3:
-        length = trained.spec.parameters.length
-        return figures | {"waterfall": plots.waterfall(truth[..., 0], model[..., 0], rate, length=length)}
-    return figures | {"snapshots": plots.snapshots(truth[..., 0], model[..., 0], rate)}
+    name, field = "waterfall" if truth.ndim == 3 else "snapshots", trained.config.model.fields[0]
+    labels = plots.Labels(field, {"displacement": "m", "velocity": "m/s"}[field])
+    return figures | {name: plots.motion(truth[..., 0], model[..., 0], rate, labels)}
 
 # %% ../../nbs/cli/evaluate.ipynb #0cd736e0
 def evaluate(

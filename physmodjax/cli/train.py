@@ -191,10 +191,8 @@ def make_pictures(
     truth = data.splits["test"][config.evaluation.example, :][..., 0]
     model = motion[: len(truth), ..., 0]
     rate, pictures = data.spec.rate, {}
-    if truth.ndim == 2:
-        pictures["waterfall"] = plots.waterfall(truth, model, rate, length=data.spec.parameters.length)
-    else:
-        pictures["snapshots"] = plots.snapshots(truth, model, rate)
+    labels = plots.Labels(data.fields[0], {"displacement": "m", "velocity": "m/s"}[data.fields[0]])
+    pictures["waterfall" if truth.ndim == 2 else "snapshots"] = plots.motion(truth, model, rate, labels)
     curves = {split: error_curve(error)["mse_rel"] for split, error in errors.items()}
     pictures["error_over_time"] = plots.error_over_time(curves, rate)
     system = modal_system(data.spec.parameters, data.spec.n_modes, data.spec.nonlinear)
