@@ -17,7 +17,14 @@ import yaml
 from physmodjax.core import files
 from physmodjax.datasets import format as fmt
 from physmodjax.datasets import generate as generation
-from physmodjax.datasets.format import DatasetError, read_header, read_split, read_trajectories, write_trajectories
+from physmodjax.datasets.format import (
+    DatasetError,
+    read_header,
+    read_split,
+    read_trajectories,
+    split_headers,
+    write_trajectories,
+)
 from physmodjax.datasets.loader import (
     Loader,
     Normaliser,
@@ -134,7 +141,7 @@ def test_inconsistent_file_names_the_field(one_file, change):
         else:
             del file["t0_fields/velocity"]
             if change == "dtype":
-                file["t0_fields/velocity"] = fields["velocity"].astype(np.float64)
+                file["t0_fields/velocity"] = fields["velocity"].astype(np.complex64)
     with pytest.raises(DatasetError) as info:
         read_header(path)
     _one_line(info, str(path), "displacement" if change in ("n_trajectories", "time") else "velocity")
@@ -240,9 +247,9 @@ def test_an_epoch_serves_every_window_and_the_last_frame(data_set, window_length
     options = {"window_length": window_length, "stride": stride, "normaliser": load_normaliser(data_set)}
     loader = Loader(data, batch_size=4, seed=1, **options)
     batches = [loader.batch_at(step) for step in range(loader.steps_per_epoch)]
-    assert {x0.shape for x0, _ in batches} == {(4, 1, 21, 1)}
-    ends = {target[-1].tobytes() for _, y in batches for target in y}
-    starts = {x0[0].tobytes() for x, _ in batches for x0 in x}
+    assert {batch.context.shape for batch in batches} == {(4, 1, 21, 1)}
+    ends = {target[-1].tobytes() for batch in batches for target in batch.target}
+    starts = {context[0].tobytes() for batch in batches for context in batch.context}
     normalised = loader.normaliser.normalise(data)
     for index in range(len(data)):
         assert normalised[index, -1].tobytes() in ends
@@ -268,11 +275,12 @@ def test_resumed_loader_is_bit_exact(data_set):
     whole = Loader(read_split(data_set, "train"), **options)
     for _ in range(17):
         next(whole)
-    resumed = Loader(TrajectoryFiles(data_set, "train"), **options)
+    resumed = Loader(TrajectoryFiles(split_headers(data_set, "train")), **options)
     resumed.load_state_dict(whole.state_dict())
     for _ in range(25):
-        for x, y in zip(next(whole), next(resumed), strict=True):
-            np.testing.assert_array_equal(x, y)
+        expected, batch = next(whole), next(resumed)
+        np.testing.assert_array_equal(batch.context, expected.context)
+        np.testing.assert_array_equal(batch.target, expected.target)
 
 
 def test_data_that_do_not_fit_the_model_are_refused(data_set):
@@ -282,7 +290,7 @@ def test_data_that_do_not_fit_the_model_are_refused(data_set):
     with pytest.raises(ValueError, match=r"expected .*2\)"):
         Loader(data, batch_size=3, seed=0, normaliser=load_normaliser(data_set, ("displacement", "velocity")))
     with pytest.raises(DatasetError, match="pressure"):
-        TrajectoryFiles(data_set, "train", ("pressure",))
+        TrajectoryFiles(split_headers(data_set, "train"), ("pressure",))
 
 
 # ---- generation

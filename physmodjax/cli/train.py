@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..audio.render import render, wav_bytes
 from ..core.checks import check, check_choice, check_integer, check_positive
 from ..core.files import atomic_write
-from ..datasets.format import read_split
+from ..datasets.format import read_split, split_headers
 from ..datasets.generate import DatasetSpec, generate, initial_shape, split_sizes
 from ..datasets.loader import Loader, Normaliser, TrajectoryFiles, load_normaliser, ordered_batches
 from ..evaluation import plots
@@ -75,7 +75,7 @@ def open_data(
     splits = {}
     for split, count in split_sizes(spec).items():
         small = 4.0 * count * spec.n_steps * points * len(fields) < _IN_MEMORY
-        splits[split] = (read_split if small else TrajectoryFiles)(folder, split, fields)
+        splits[split] = read_split(folder, split, fields) if small else TrajectoryFiles(split_headers(folder, split), fields)
     return Data(spec, folder, fields, splits, load_normaliser(folder, fields))
 
 # %% ../../nbs/cli/train.ipynb #d2fa5aa9
@@ -157,9 +157,9 @@ def split_error(
 ) -> RelativeError:
     "Accumulated squared and absolute errors, in physical units."
     error = RelativeError()
-    for x0, target in batches:
-        prediction = predict(variables, {"x0": x0, "target": target})
-        error = error.add(normaliser.denormalise(np.asarray(prediction)), normaliser.denormalise(target))
+    for batch in batches:
+        prediction = predict(variables, {"x0": batch.context, "target": batch.target})
+        error = error.add(normaliser.denormalise(np.asarray(prediction)), normaliser.denormalise(batch.target))
     return error
 
 
@@ -335,7 +335,7 @@ def train(
     check_example("evaluation.example", config.evaluation.example, data.splits["test"])
     network = build_network(config, data.grid, len(data.fields))
     n_given, size = config.model.n_given, config.trainer.batch_size
-    window = dict(n_given=n_given, window_length=config.trainer.window_length, grid=data.grid)
+    window = dict(context=n_given, window_length=config.trainer.window_length, grid=data.grid)
     loader = Loader(data.splits["train"], batch_size=size, seed=config.seed, normaliser=data.normaliser, **window)
     x0, began = loader.batch_at(0)[0], time.perf_counter()
     state, optimizer = build_state(config, network, data, x0)

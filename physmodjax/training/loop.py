@@ -26,6 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from ..core.checks import check, check_integer
+from ..datasets.batch import Batch
 from ..evaluation.metrics import RelativeError
 from .checkpoint import Checkpoints
 from .logging import GuardedLogger
@@ -34,9 +35,13 @@ from .state import TrainState
 
 # %% ../../nbs/training/loop.ipynb #ecc65a41
 def as_batch(
-    batch: tuple | dict,  # (x0, target), or {"x0", "target"} and perhaps "forcing" and "mask"
+    batch: Batch | tuple | dict,  # a Batch, (x0, target), or {"x0", "target"} and perhaps "forcing" and "mask"
 ) -> dict[str, np.ndarray]:  # the dictionary
     "Batch as a dictionary. Raises ValueError if it is neither a pair nor has the right keys."
+    if isinstance(batch, Batch):
+        optional = {"forcing": batch.forcing, "mask": batch.mask}
+        given = {name: value for name, value in optional.items() if value is not None}
+        return {"x0": batch.context, "target": batch.target, **given}
     if not isinstance(batch, dict):
         check(len(batch) == 2, "batch", got=f"{len(batch)} parts", expected="x0 and target")
         return dict(zip(("x0", "target"), batch, strict=True))
