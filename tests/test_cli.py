@@ -27,7 +27,7 @@ from physmodjax.cli.render import make_sounds
 from physmodjax.cli.train import train
 from physmodjax.datasets.generate import initial_shape
 from physmodjax.experiments.build import build_model
-from physmodjax.solvers.modes import modal_system, warn_if_aliased
+from physmodjax.objects.modes import modal_system, warn_if_aliased
 from physmodjax.training.losses import weighted_loss
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))

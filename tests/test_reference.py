@@ -10,8 +10,8 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from physmodjax.core.splitting import integrate
+from physmodjax.objects.presets import NYLON_STRING
 from physmodjax.solvers import MembraneParameters, StringParameters, choose_substeps, modal_system, simulate
-from physmodjax.solvers.parameters import NYLON_STRING
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path(os.environ.get("PHYSMODJAX_REFERENCE", ROOT.parent / "shared" / "reference"))

@@ -25,7 +25,7 @@ import physmodjax
 from ..core.checks import check_choice
 from ..core.memory import keep_memory
 from ..datasets.generate import DatasetSpec, spec_digest, spec_to_dict
-from ..solvers.parameters import PRESETS
+from ..objects.presets import PRESETS
 
 # %% ../../nbs/cli/config.ipynb #258ab08e
 CONF = Path(physmodjax.__file__).resolve().parents[1] / "conf"

@@ -24,7 +24,7 @@ from ..datasets.generate import DatasetSpec, initial_shape, is_complete, set_sub
 from ..datasets.loader import Normaliser, ordered_batches
 from ..evaluation import plots
 from ..evaluation.metrics import RelativeError, error_curve
-from ..solvers.modes import modal_system
+from ..objects.modes import modal_system
 from ..solvers.simulate import simulate
 from ..training.checkpoint import load_variables
 from ..training.loop import make_predict

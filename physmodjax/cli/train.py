@@ -34,7 +34,7 @@ from ..evaluation.metrics import RelativeError, error_curve
 from ..evaluation.report import Section, write_report
 from ..experiments.build import build_model
 from ..models.initialise import start_from_data
-from ..solvers.modes import modal_system
+from ..objects.modes import modal_system
 from ..solvers.simulate import simulate
 from ..training.checkpoint import Checkpoints
 from ..training.loop import FitResult, evaluation_mode, fit, make_predict

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from .checks import check_choice, check_integer, check_shape
-from .types import OscillatorBank
+from .oscillators import OscillatorBank
 
 # %% ../../nbs/core/splitting.ipynb #e5521052
 class Flow(NamedTuple):

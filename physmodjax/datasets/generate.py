@@ -29,9 +29,11 @@ from tqdm.auto import tqdm
 from .. import __version__
 from ..core.checks import check, check_choice, check_integer, check_positive
 from ..core.files import atomic_write
+from ..objects.membrane import MembraneParameters
+from ..objects.modes import modal_system, warn_if_aliased
+from ..objects.presets import NYLON_STRING
+from ..objects.string import StringParameters
 from ..solvers.excitation import EXCITATIONS, draw_shape
-from ..solvers.modes import modal_system, warn_if_aliased
-from ..solvers.parameters import NYLON_STRING, MembraneParameters, StringParameters
 from ..solvers.simulate import SimulationError, Substeps, choose_substeps, group_size, simulate, stack_systems
 from .format import DatasetError, check_samples, read_header, write_trajectories
 from .loader import write_statistics

@@ -14,7 +14,8 @@ import numpy as np
 from flax import linen as nn
 
 from ..core.checks import check, check_integer, check_positive, check_shape
-from ..core.types import OscillatorBank, TensionCoupling
+from ..core.oscillators import OscillatorBank
+from ..objects.coupling import TensionCoupling, Uncoupled
 from .base import as_state, stepped_states
 from .lru import LRUDynamics, lru_exponent
 
@@ -98,7 +99,7 @@ def physics_of(
 # %% ../../nbs/dynamics/oscillator.ipynb #23a1acf3
 def parameters_of(
     bank: OscillatorBank,  # (M,) modes of one system, all underdamped
-    coupling: TensionCoupling | None,  # None: linear
+    coupling: TensionCoupling | Uncoupled,
     rate: float,  # Hz, sample rate
 ) -> dict[str, np.ndarray]:  # parameters of an OscillatorDynamics with d_hidden = M, float64
     "A simulated object as a bank in these coordinates. Raises ValueError for overdamped modes or several systems."
@@ -108,7 +109,7 @@ def parameters_of(
     oscillates = bool(np.all(omega_sq > sigma**2))
     check(oscillates, "bank", got="overdamped modes", expected="modes that oscillate", hint="leave them out")
     omega_d, tiny = np.sqrt(omega_sq - sigma**2), float(np.finfo(np.float32).tiny)
-    weights = np.ones(len(sigma)) if coupling is None else np.asarray(coupling.weights, np.float64)
-    pull = (tiny if coupling is None else float(coupling.strength)) * weights / omega_d**2
+    weights = np.ones(len(sigma)) if coupling.linear else np.asarray(coupling.weights, np.float64)
+    pull = (tiny if coupling.linear else float(coupling.strength)) * weights / omega_d**2
     values = (sigma / rate, omega_d / rate, weights * pull.mean(), pull / pull.mean())
     return {name: np.log(np.maximum(value, tiny)) for name, value in zip(_NAMES, values, strict=True)}

@@ -16,7 +16,8 @@ import PIL.Image
 from matplotlib.figure import Figure
 
 from ..core.checks import check, check_integer, check_positive, check_shape
-from ..core.types import OscillatorBank, TensionCoupling
+from ..core.oscillators import OscillatorBank
+from ..objects.coupling import Coupling
 from .metrics import pitch_track, stft_magnitude
 
 # %% ../../nbs/evaluation/plots.ipynb #61fab279
@@ -295,7 +296,7 @@ def dominant_partial(
 # %% ../../nbs/evaluation/plots.ipynb #81cdd7a6
 def expected_pitch(
     bank: OscillatorBank,  # (M,) frequencies and dampings at small amplitude
-    coupling: TensionCoupling | None,  # the tension that rises with stretching; None: none does
+    coupling: Coupling,  # the tension that rises with stretching, or none
     q: np.ndarray,  # (..., M) modal displacements
     qdot: np.ndarray,  # (..., M) modal velocities
     mode: int = 1,  # which mode, from 1 on
@@ -307,7 +308,7 @@ def expected_pitch(
     check_shape("qdot", qdot, *q.shape)
     check(1 <= mode <= omega_sq.size, "mode", got=mode, expected=f"1 to {omega_sq.size}")
     stretched = omega_sq * np.ones_like(q)
-    for _ in range(0 if coupling is None else 4):  # amplitudes depend on frequencies and these on amplitudes
+    for _ in range(0 if coupling.linear else 4):  # amplitudes depend on frequencies and these on amplitudes
         share = np.asarray(coupling.weights) * (q**2 + (qdot + sigma * q) ** 2 / stretched)
         factor = float(coupling.strength) * np.asarray(coupling.weights)
         stretched = omega_sq + factor * (share.sum(-1, keepdims=True) / 2 + share / 4)

@@ -1,5 +1,24 @@
-"Strings and membranes: parameters, modes, excitations and the simulation itself."
+"How objects move: excitations, forces, contacts, the simulation itself, and what is heard of it."
 
+from physmodjax.objects import (
+    BASS_STRING,
+    MYLAR_HEAD,
+    MYLAR_MEMBRANE,
+    NYLON_STRING,
+    PRESETS,
+    STEEL_BAR,
+    STEEL_GUITAR_STRING,
+    STEEL_STRING,
+    BarParameters,
+    MembraneParameters,
+    ModalSystem,
+    StringParameters,
+    modal_system,
+    nearest_note,
+    note_frequency,
+    object_from_words,
+    warn_if_aliased,
+)
 from physmodjax.solvers.contact import (
     Bow,
     ContactHistory,
@@ -21,19 +40,6 @@ from physmodjax.solvers.excitation import (
 )
 from physmodjax.solvers.finite_difference import GridMotion, GridSystem, grid_system, simulate_finite_difference
 from physmodjax.solvers.forcing import force_signal, point_forcing
-from physmodjax.solvers.modes import ModalSystem, modal_system, warn_if_aliased
-from physmodjax.solvers.parameters import (
-    BASS_STRING,
-    MYLAR_HEAD,
-    MYLAR_MEMBRANE,
-    NYLON_STRING,
-    PRESETS,
-    STEEL_STRING,
-    MembraneParameters,
-    StringParameters,
-    nearest_note,
-    note_frequency,
-)
 from physmodjax.solvers.pickup import bridge_force, pickup
 from physmodjax.solvers.simulate import Substeps, choose_substeps, simulate
 
@@ -44,7 +50,10 @@ __all__ = [
     "MYLAR_MEMBRANE",
     "NYLON_STRING",
     "PRESETS",
+    "STEEL_BAR",
+    "STEEL_GUITAR_STRING",
     "STEEL_STRING",
+    "BarParameters",
     "Bow",
     "ContactHistory",
     "Energy",
@@ -70,6 +79,7 @@ __all__ = [
     "noise_burst_shape",
     "noise_shape",
     "note_frequency",
+    "object_from_words",
     "pickup",
     "point_forcing",
     "raised_cosine_shape",

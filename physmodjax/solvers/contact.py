@@ -17,7 +17,7 @@ from jax import lax
 
 from ..core.checks import check, check_choice, check_finite, check_integer, check_positive, check_shape
 from ..core.splitting import Flow, apply_flow, damped_flow
-from .modes import ModalSystem
+from ..objects.modes import ModalSystem
 from .simulate import Substeps, refuse_overflow
 
 # %% ../../nbs/solvers/contact.ipynb #f49906d4
@@ -179,7 +179,7 @@ def _make_strang(system, contact, place):
         return state._replace(q=q, qdot=qdot, height=state.height + t * state.velocity)
 
     def tension(state, t):
-        if system.coupling is None:
+        if system.coupling.linear:
             return state
         return state._replace(qdot=state.qdot + system.coupling.kick(state.q, t, 0.0))
 
@@ -225,7 +225,7 @@ class ContactHistory(NamedTuple):
 
 def _solve_once(system, contact, read, q0, qdot0, dt, n_steps, substeps, order, forcing):
     "(B, M) -> (B, T, M) twice and a history of (B, T); read (B, M)."
-    place = _Place(read.T, (read * system.norms).T / system.mass)
+    place = _Place(read.T, (read * system.basis.norms).T / system.mass)
     q, qdot = q0.T, qdot0.T
     under = jnp.sum(place.read * q, axis=0)
     state = _State(q, qdot, *contact.start(under), 0 * under, 0 * under)
@@ -291,7 +291,7 @@ def choose_contact_substeps(
 # %% ../../nbs/solvers/contact.ipynb #791fcfe6
 def _first_guess(system, contact, read, rate):
     swing = float(jnp.sqrt(system.bank.omega_sq.max())) / rate
-    softness = jnp.sum(read**2 * system.norms, axis=1) / system.mass
+    softness = jnp.sum(read**2 * system.basis.norms, axis=1) / system.mass
     fall = float(jnp.max((contact.inverse_mass + softness) * contact.steepest)) / rate
     return max(1, int(np.ceil(swing)), int(np.ceil(fall)))
 
@@ -356,7 +356,7 @@ def _check_arguments(system, q0, qdot0, rate, n_steps, order, forcing):
 # %% ../../nbs/solvers/contact.ipynb #30ffe058
 def _flat(system, contact, q0, qdot0, forcing, n_steps):
     "The batch shape, and (contact, read, q0, qdot0, forcing) with one leading axis."
-    read = jnp.asarray(system.shapes(contact.position, contact.width) / system.norms)
+    read = jnp.asarray(system.at(contact.position, contact.width) / system.basis.norms)
     contact = replace(contact, position=read[..., 0], width=0.0)
     shapes = [np.shape(q0)[:-1], *(np.shape(leaf) for leaf in jax.tree.leaves(contact))]
     shapes += [] if forcing is None else [np.shape(forcing)[:-2]]

@@ -13,16 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core.checks import check_integer, check_positive, check_shape
+from ..core.oscillators import OscillatorBank
 from ..core.splitting import apply_flow, damped_flow
-from ..core.types import OscillatorBank
-from .modes import ModalSystem, to_numpy
+from ..objects.basis import to_numpy
+from ..objects.modes import ModalSystem
 
 # %% ../../nbs/solvers/energy.ipynb #67a8375e
 def modal_mass(
     system: ModalSystem,
 ) -> np.ndarray:  # (M,) float64, kg/m² (string) or kg/m⁴ (membrane)
     "ρA/∫φ² or ρh/∫φ²: turns an energy per unit modal mass into joules."
-    return system.mass / system.norms
+    return system.mass / system.basis.norms
 
 # %% ../../nbs/solvers/energy.ipynb #6e2e05d1
 def _work_of_damping(system, mass, q, qdot, dt):
@@ -31,7 +32,7 @@ def _work_of_damping(system, mass, q, qdot, dt):
     omega_sq, two_sigma = (x.reshape(column) for x in (system.bank.omega_sq, system.bank.two_sigma))
 
     def frozen(t):
-        if system.coupling is None:
+        if system.coupling.linear:
             return omega_sq
         weights = system.coupling.weights.reshape(column)
         stretch = jnp.sum(weights * q * (q + 2 * t * qdot), axis=0)
@@ -84,7 +85,7 @@ def _parts(system, mass, q, qdot, rate):
     still = jnp.zeros_like(q)
     kinetic, linear = system.bank.energy(still, root * qdot), system.bank.energy(root * q, still)
     nonlinear = jnp.zeros_like(linear)
-    if system.coupling is not None:
+    if not system.coupling.linear:
         # a rigid motion, which weighs half, stretches nothing
         nonlinear = mass.max() * system.coupling.potential(q)
     lost = None

@@ -17,7 +17,8 @@ from jax import lax
 
 from ..core.checks import check, check_choice, check_finite, check_integer, check_positive, check_shape
 from ..core.scan import rollout
-from .parameters import MembraneParameters, StringParameters
+from ..objects.membrane import MembraneParameters
+from ..objects.string import StringParameters
 from .simulate import refuse_overflow
 
 # %% ../../nbs/solvers/finite_difference.ipynb #37f9da46

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core.checks import check, check_choice, check_finite, check_integer, check_positive, check_shape
-from .modes import ModalSystem, to_numpy
+from ..objects.basis import to_numpy
+from ..objects.modes import ModalSystem
 
 # %% ../../nbs/solvers/forcing.ipynb #2c92e756
 def _impulse(since, duration):
@@ -93,7 +94,7 @@ def point_forcing(
     "F(t) ∫wφ / ρA: modal force per unit modal mass. Raises ValueError if the window leaves the object."
     check_shape("signal", signal, ..., "n_steps - 1")
     check_finite("signal", signal)
-    shapes = system.shapes(position, width)
+    shapes = system.at(position, width)
     with jax.enable_x64(True):
         force = jnp.asarray(signal, jnp.float64)[..., None] * (shapes / system.mass)[..., None, :]
         return to_numpy(force)

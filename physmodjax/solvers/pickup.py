@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core.checks import check, check_choice, check_shape
-from .modes import ModalSystem, to_numpy
+from ..objects.basis import to_numpy
+from ..objects.modes import ModalSystem
 
 # %% ../../nbs/solvers/pickup.ipynb #fe028847
 def pickup(
@@ -22,8 +23,8 @@ def pickup(
 ):  # (...) float64, m, or m/s
     "Displacement (or velocity) at one point, Σ q ∫wφ / ∫φ². Raises ValueError outside the object and on bad sizes."
     check_shape("q", q, ..., system.size)
-    check_shape("position", position, *(() if len(system.n_modes) == 1 else (2,)))
-    return _read(q, system.shapes(position, width) / system.norms)
+    check_shape("position", position, *(() if len(system.basis.n_modes) == 1 else (2,)))
+    return _read(q, system.at(position, width) / system.basis.norms)
 
 
 def _read(q, weights):
@@ -39,16 +40,16 @@ def bridge_force(
     end: str = "right",  # "left": x = 0; "right": x = ℓ
 ):  # (...) float64, N, in the direction of u
     "Force of the string on its support, ±(T u' - E I u'''). Raises ValueError for a membrane and other ends."
-    check(len(system.n_modes) == 1, "system", got="a membrane", expected="a string")
+    check(len(system.basis.n_modes) == 1, "system", got="a membrane", expected="a string")
     check_choice("end", end, ("left", "right"))
     check_shape("q", q, ..., system.size)
     with jax.enable_x64(True):
         q = jnp.asarray(q, jnp.float64)
-        eta = system.numbers[0] * jnp.pi / system.lengths[0]
-        slopes = _end_slopes(system, eta, end) / system.norms
+        eta = system.basis.numbers[0] * jnp.pi / system.basis.lengths[0]
+        slopes = _end_slopes(system, eta, end) / system.basis.norms
         stiffness = jnp.where(eta == 0, 0.0, system.mass * system.bank.omega_sq / jnp.where(eta == 0, 1.0, eta) ** 2)
         force = q @ (stiffness * slopes)
-        if system.coupling is not None:
+        if not system.coupling.linear:
             tension = system.mass * system.coupling.strength * jnp.sum(eta**2 * q**2, axis=-1)
             force = force + tension * (q @ slopes)
         force = force if end == "left" else -force
@@ -57,6 +58,6 @@ def bridge_force(
 # %% ../../nbs/solvers/pickup.ipynb #893a910c
 def _end_slopes(system, eta, end):
     "φ' at an end, (M,)."
-    if system.boundary[0] == "fixed":
-        return eta if end == "left" else eta * np.cos(np.pi * system.numbers[0])
-    return 0 * eta if end == "left" else -eta * np.sin(np.pi * system.numbers[0])
+    if system.basis.boundary[0] == "fixed":
+        return eta if end == "left" else eta * np.cos(np.pi * system.basis.numbers[0])
+    return 0 * eta if end == "left" else -eta * np.sin(np.pi * system.basis.numbers[0])

@@ -19,9 +19,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm.auto import tqdm
 
 from ..core.checks import check, check_choice, check_finite, check_integer, check_positive, check_shape
+from ..core.oscillators import OscillatorBank
 from ..core.splitting import SCHEMES, apply_flow, damped_flow, integrate, kick_from_force
-from ..core.types import OscillatorBank, TensionCoupling
-from .modes import ModalSystem
+from ..objects.coupling import TensionCoupling
+from ..objects.modes import ModalSystem
 
 # %% ../../nbs/solvers/simulate.ipynb #871ad32f
 def stack_systems(
@@ -43,7 +44,7 @@ def _columns(system):
     "Bank (M, 1) or (M, B) and coupling of weights likewise, strength () or (B,), to stand beside states (M, B)."
     column = lambda x: jnp.asarray(x).T if jnp.ndim(x) == 2 else jnp.asarray(x)[:, None]  # noqa: E731
     bank = OscillatorBank(column(system.bank.omega_sq), column(system.bank.two_sigma))
-    if system.coupling is None:
+    if system.coupling.linear:
         return bank, TensionCoupling(jnp.zeros(()), jnp.zeros_like(bank.omega_sq))
     return bank, TensionCoupling(jnp.asarray(system.coupling.strength), column(system.coupling.weights))
 
@@ -67,12 +68,12 @@ _no_kick = kick_from_force(jnp.zeros_like)
 def _solve(system, q0, qdot0, dt, n_steps, substeps, order, forcing):
     "(B, M) -> (B, T, M), the initial state first; forcing (B, T - 1, M) or None. Differentiable."
     q0, qdot0 = q0.T, qdot0.T
-    if system.coupling is None and forcing is None:
+    if system.coupling.linear and forcing is None:
         q, qdot = _linear(system, q0, qdot0, dt, n_steps)
     elif n_steps == 1:
         q, qdot = q0[None], qdot0[None]
     else:
-        kick = _no_kick if system.coupling is None else system.coupling.kick
+        kick = _no_kick if system.coupling.linear else system.coupling.kick
         forcing = None if forcing is None else jnp.transpose(forcing, (1, 2, 0))
         q, qdot = integrate(system.bank, kick, q0, qdot0, dt, n_steps - 1, substeps, order, forcing)
     return jnp.transpose(q, (2, 0, 1)), jnp.transpose(qdot, (2, 0, 1))
@@ -198,7 +199,7 @@ def _solve_groups(system, q0, qdot0, dt, n_steps, counts, order, forcing=None, p
 # %% ../../nbs/solvers/simulate.ipynb #6d8b2ab3
 def _pieces(system, q0, qdot0, dt, n_steps, substeps, order, forcing):
     "(first sample, q, q' (B, samples, M)) of a group, in whichever way suits its coupling."
-    linear = system.coupling is None
+    linear = system.coupling.linear
     if n_steps == 1 or (linear and forcing is None) or not (linear or isinstance(system.coupling, TensionCoupling)):
         substeps = jnp.asarray(substeps)
         yield 0, *map(np.asarray, _solve(system, q0, qdot0, dt, n_steps, substeps, order, forcing))
@@ -313,7 +314,7 @@ def choose_substeps(
     check_positive("rtol", rtol)
     check(rtol >= 1e-11, "rtol", got=rtol, expected="at least 1e-11", hint="float64 rounding adds up to that much")
     batch = np.shape(q0)[:-1]
-    if system.coupling is None or n_steps == 1:
+    if system.coupling.linear or n_steps == 1:
         return Substeps(np.ones(batch, int), np.full(batch, 1e-12)) if batch else Substeps(1, 1e-12)
     q, qdot, force = _flatten(system, q0, qdot0, forcing, n_steps)
     group = _group(system, len(q), group)
@@ -398,7 +399,7 @@ def _simulate_traced(system, q0, qdot0, rate, n_steps, forcing, order, substeps)
     "The same inside a transformation of JAX."
     needs = "call choose_substeps(system, q0, qdot0, rate, n_steps) first"
     what = "substeps while differentiating or compiling"
-    check(substeps is not None or system.coupling is None, what, got="None", expected="a number", hint=needs)
+    check(substeps is not None or system.coupling.linear, what, got="None", expected="a number", hint=needs)
     check(np.ndim(substeps) == 0, what, got=f"an array {np.shape(substeps)}", expected="a number", hint=needs)
     batch = np.shape(q0)[:-1]
     with jax.enable_x64(True):
@@ -416,7 +417,7 @@ def _check_arguments(system, q0, qdot0, rate, n_steps, order, forcing):
     check_choice("order", order, SCHEMES)
     if _is_stack(system):
         check_shape("q0", q0, len(system.bank.omega_sq), system.size)
-        plain = system.coupling is None or isinstance(system.coupling, TensionCoupling)
+        plain = system.coupling.linear or isinstance(system.coupling, TensionCoupling)
         check(plain, "coupling of a stack", got=type(system.coupling).__name__, expected="TensionCoupling or none")
     check_shape("q0", q0, ..., system.size)
     check_shape("qdot0", qdot0, *np.shape(q0))
