@@ -25,7 +25,6 @@ from physmodjax.cli.config import CONF, build_spec, named_spec
 from physmodjax.cli.evaluate import evaluate, open_model
 from physmodjax.cli.render import make_sounds
 from physmodjax.cli.train import train
-from physmodjax.datasets.generate import initial_shape
 from physmodjax.experiments.build import build_model
 from physmodjax.objects.modes import modal_system, warn_if_aliased
 from physmodjax.training.losses import weighted_loss
@@ -58,7 +57,7 @@ def test_every_option_composes(row):
     OmegaConf.to_container(config, resolve=True)
     spec = build_spec(config.dataset)
     weighted_loss(OmegaConf.to_container(config.loss.weights))
-    grid = spec.n_points if isinstance(spec.n_points, tuple) else (spec.n_points,)
+    grid = spec.scene.n_points if isinstance(spec.scene.n_points, tuple) else (spec.scene.n_points,)
     shrink(config.model.network)
     network = OmegaConf.to_container(config.model.network)
     build_model(network, grid=grid, channels=len(config.model.fields), n_given=config.model.n_given)
@@ -74,13 +73,13 @@ def test_every_dataset_can_be_made(name):
     "Its name is that of its file, its grid carries its modes, and only the sets published so alias."
     spec = named_spec(OmegaConf.load(CONF / "dataset" / f"{name}.yaml"))
     assert spec.name == name
-    shape, _ = initial_shape(spec, 0)
-    assert np.isfinite(modal_system(spec.parameters, spec.n_modes).to_modal(shape)).all()
-    highest = {quantity: high for quantity, _, high in spec.varied}  # of those varied, tension moves the modes upwards
-    system = modal_system(type(spec.parameters)(**{**vars(spec.parameters), **highest}), spec.n_modes)
+    shape, _ = spec.scene.draw(0)
+    assert np.isfinite(modal_system(spec.scene.object, spec.scene.n_modes).to_modal(shape)).all()
+    highest = {quantity: high for quantity, _, high in spec.scene.varied}  # of these, tension moves the modes upwards
+    system = modal_system(type(spec.scene.object)(**{**vars(spec.scene.object), **highest}), spec.scene.n_modes)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        aliased = warn_if_aliased(system, spec.rate).tolist()
+        aliased = warn_if_aliased(system, spec.scene.rate).tolist()
     assert aliased == ([9, 10] if name.endswith("4k") else [])
     assert len(caught) == bool(aliased)
 
@@ -90,12 +89,13 @@ def test_published_sets():
         for shape in ("gaussian", "noise"):
             for short, rate, n_modes in (("4k", 4000.0, 10), ("16k", 16000.0, 25)):
                 spec = build_spec(OmegaConf.load(CONF / "dataset" / f"string_{kind}_{shape}_{short}.yaml"))
-                assert (spec.rate, spec.n_modes, spec.n_points, spec.n_steps) == (rate, n_modes, 101, 4000)
-                assert (spec.nonlinear, spec.excitation, spec.n_trajectories) == (kind == "nonlinear", shape, 1000)
-                assert spec.splits == (0.8, 0.1, 0.1) and spec.amplitude == (0.001, 0.01) and spec.release == "pluck"
+                scene = spec.scene
+                assert (scene.rate, scene.n_modes, scene.n_points, scene.n_steps) == (rate, n_modes, 101, 4000)
+                assert (scene.nonlinear, scene.excitation, spec.n_trajectories) == (kind == "nonlinear", shape, 1000)
+                assert spec.splits == (0.8, 0.1, 0.1) and scene.amplitude == (0.001, 0.01) and scene.release == "pluck"
             spec = build_spec(OmegaConf.load(CONF / "dataset" / f"membrane_{kind}_{shape}_16k.yaml"))
-            assert (spec.rate, spec.n_modes, spec.n_points) == (16000.0, (15, 15), (41, 37))
-            assert (spec.n_steps, spec.n_trajectories, spec.nonlinear) == (8000, 100, kind == "nonlinear")
+            assert (spec.scene.rate, spec.scene.n_modes, spec.scene.n_points) == (16000.0, (15, 15), (41, 37))
+            assert (spec.scene.n_steps, spec.n_trajectories, spec.scene.nonlinear) == (8000, 100, kind == "nonlinear")
 
 
 QUICKLY = {"lru", "gru", "dmd"}  # the others are as many times the same seconds
@@ -353,7 +353,7 @@ def test_data_that_cannot_be_written(refused, call, tmp_path):
 def test_data_on_a_full_disk(refused, tmp_path):
     with small_disk(tmp_path / "disk", "64k") as disk:
         line = refused("generate", "dataset=tiny", f"data_dir={disk}")
-        assert "No space left on device" in line and ".hdf5" in line
+        assert "disk space for tiny" in line and "that are free" in line
         assert not leftovers(disk)
 
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..core.checks import check, check_choice, check_integer
 from ..datasets.format import SPLITS
-from ..datasets.generate import DatasetSpec, initial_shape, is_complete, set_substeps, split_sizes
+from ..datasets.generate import DatasetSpec, is_complete, set_substeps, split_sizes
 from ..datasets.loader import Normaliser, ordered_batches
 from ..evaluation import plots
 from ..evaluation.metrics import RelativeError, error_curve
@@ -103,10 +103,10 @@ class Simulated(Cut):
         fields: tuple[str, ...],  # channels
         n_samples: int,  # the initial state included
     ):
-        self.spec, self.fields = dataclasses.replace(spec, n_steps=n_samples), fields
+        self.spec, self.fields = spec.with_(n_steps=n_samples), fields
         sizes = split_sizes(spec)
         self.first = sum(sizes[name] for name in SPLITS[: SPLITS.index(split)])
-        grid = spec.n_points if isinstance(spec.n_points, tuple) else (spec.n_points,)
+        grid = spec.scene.n_points if isinstance(spec.scene.n_points, tuple) else (spec.scene.n_points,)
         self.shape = (sizes[split], n_samples, *grid, len(fields))
         self.substeps = set_substeps(self.spec).count
 
@@ -119,12 +119,12 @@ def simulate_trajectory(
     spec: DatasetSpec,  # the data set
     index: int,  # of the trajectory in the whole set
     fields: tuple[str, ...],  # channels, displacement or velocity
-    substeps: int | None = None,  # per sample; None: chosen from spec.rtol
+    substeps: int | None = None,  # per sample; None: chosen from spec.scene.rtol
 ) -> np.ndarray:  # (n_steps, *grid, C) float32, m or m/s
     "One trajectory of a data set. Raises ValueError if the motion does not stay finite."
-    shape, drawn = initial_shape(spec, index)
-    parameters = dataclasses.replace(spec.parameters, **{name: drawn[name] for name, _, _ in spec.varied})
-    return simulate_from(spec, parameters, shape, fields, spec.n_steps, substeps)
+    shape, drawn = spec.scene.draw(index)
+    parameters = dataclasses.replace(spec.scene.object, **{name: drawn[name] for name, _, _ in spec.scene.varied})
+    return simulate_from(spec, parameters, shape, fields, spec.scene.n_steps, substeps)
 
 # %% ../../nbs/cli/evaluate.ipynb #14df611c
 def simulate_from(
@@ -133,15 +133,15 @@ def simulate_from(
     shape: np.ndarray,  # (*grid,) m for a pluck, m/s for a strike
     fields: tuple[str, ...],  # channels, displacement or velocity
     n_steps: int,  # samples, the initial state included
-    substeps: int | None = None,  # per sample; None: chosen from spec.rtol
+    substeps: int | None = None,  # per sample; None: chosen from spec.scene.rtol
 ) -> np.ndarray:  # (n_steps, *grid, C) float32, m or m/s
     "The motion after a pluck or strike. Raises ValueError if it does not stay finite."
-    system = modal_system(parameters, spec.n_modes, spec.nonlinear)
+    system = modal_system(parameters, spec.scene.n_modes, spec.scene.nonlinear)
     moved = system.to_modal(shape)
-    start = (moved, 0 * moved) if spec.release == "pluck" else (0 * moved, moved)
-    q, qdot = simulate(system, *start, rate=spec.rate, n_steps=n_steps, rtol=spec.rtol, substeps=substeps)
+    start = (moved, 0 * moved) if spec.scene.release == "pluck" else (0 * moved, moved)
+    q, qdot = simulate(system, *start, rate=spec.scene.rate, n_steps=n_steps, rtol=spec.scene.rtol, substeps=substeps)
     parts = {"displacement": q, "velocity": qdot}
-    return np.stack([system.to_grid(parts[name], spec.n_points) for name in fields], axis=-1).astype(np.float32)
+    return np.stack([system.to_grid(parts[name], spec.scene.n_points) for name in fields], axis=-1).astype(np.float32)
 
 # %% ../../nbs/cli/evaluate.ipynb #2ff66919
 def check_fit(
@@ -149,13 +149,13 @@ def check_fit(
     spec: DatasetSpec,  # the data set to evaluate on
 ) -> None:
     "Raises ValueError unless grid and rate of the data set are those of the model."
-    grid = spec.n_points if isinstance(spec.n_points, tuple) else (spec.n_points,)
+    grid = spec.scene.n_points if isinstance(spec.scene.n_points, tuple) else (spec.scene.n_points,)
     hint = f"{trained.folder} was trained on {trained.spec.name}"
     expected = f"{trained.grid} as in the model"
     check(grid == trained.grid, f"grid of the data set {spec.name}", got=grid, expected=expected, hint=hint)
-    rate = trained.spec.rate
+    rate = trained.spec.scene.rate
     expected = f"{rate:g} Hz as in the model"
-    check(spec.rate == rate, f"rate of the data set {spec.name}", got=f"{spec.rate:g} Hz", expected=expected, hint=hint)
+    check(spec.scene.rate == rate, f"rate of the data set {spec.name}", got=f"{spec.scene.rate:g} Hz", expected=expected, hint=hint)
 
 # %% ../../nbs/cli/evaluate.ipynb #42e7627c
 def open_split(
@@ -209,12 +209,12 @@ def evaluation_pictures(
     normalised = trained.normaliser.normalise(truth)[None]
     batch = {"x0": normalised[:, :n_given], "target": normalised[:, n_given:]}
     rest = trained.normaliser.denormalise(np.asarray(make_predict(trained.network)(trained.variables, batch))[0])
-    model, rate = np.concatenate([truth[:n_given], rest]), trained.spec.rate
-    seen = (trained.config.trainer.window_length or trained.spec.n_steps) - n_given
+    model, rate = np.concatenate([truth[:n_given], rest]), trained.spec.scene.rate
+    seen = (trained.config.trainer.window_length or trained.spec.scene.n_steps) - n_given
     curve = error_curve(error)["mse_rel"]
     figures = {"error_over_time": plots.error_over_time(curve, rate, seen if seen < len(curve) else None)}
     if truth.ndim == 3:
-        length = trained.spec.parameters.length
+        length = trained.spec.scene.object.length
         return figures | {"waterfall": plots.waterfall(truth[..., 0], model[..., 0], rate, length=length)}
     return figures | {"snapshots": plots.snapshots(truth[..., 0], model[..., 0], rate)}
 

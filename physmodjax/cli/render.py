@@ -46,8 +46,8 @@ def pluck_shape(
     "A bell with its ends at rest. Raises ValueError if the grid cannot show it."
     check_positive("pluck.amplitude", amplitude)
     check_positive("pluck.width", width)
-    grid = spec.n_points if isinstance(spec.n_points, tuple) else (spec.n_points,)
-    scales = (1.0, getattr(spec.parameters, "aspect_ratio", 1.0))
+    grid = spec.scene.n_points if isinstance(spec.scene.n_points, tuple) else (spec.scene.n_points,)
+    scales = (1.0, getattr(spec.scene.object, "aspect_ratio", 1.0))
     axes = np.meshgrid(*(np.linspace(0, 1, n) for n in grid), indexing="ij")
     distance_sq = sum(((x - m) * scale) ** 2 for x, m, scale in zip(axes, position, scales, strict=False))
     inside = np.all([(x > 0) & (x < 1) for x in axes], axis=0)
@@ -67,14 +67,14 @@ def motions(
     fields = tuple(trained.config.model.fields)
     check("displacement" in fields, "fields of the model", got=fields, expected="displacement among them")
     check(n_samples > n_given, "duration", got=f"{n_samples} samples", expected=f"more than the {n_given} given")
-    true = simulate_from(spec, spec.parameters, shape, fields, n_samples)
+    true = simulate_from(spec, spec.scene.object, shape, fields, n_samples)
     normalised = trained.normaliser.normalise(true)[None]
     batch = {"x0": normalised[:, :n_given], "target": normalised[:, n_given:]}
     rest = np.asarray(make_predict(trained.network)(trained.variables, batch))[0]
     model = np.concatenate([true[:n_given], trained.normaliser.denormalise(rest)])
     channel = fields.index("displacement")
     bad = ~np.isfinite(model[..., channel]).reshape(n_samples, -1).all(axis=1)
-    got = f"values that are not finite from {np.argmax(bad) / spec.rate:.4g} s on"
+    got = f"values that are not finite from {np.argmax(bad) / spec.scene.rate:.4g} s on"
     check(not bad.any(), "motion of the model", got=got, expected="finite ones", hint="shorten the duration")
     return model[..., channel], true[..., channel]
 
@@ -84,13 +84,13 @@ def warn_if_unseen(
     pluck: dict,  # position (tuple), amplitude, width
 ) -> list[str]:  # what lies outside
     "Warns, naming what lies outside the range of the training."
-    low, high = spec.amplitude
+    low, high = spec.scene.amplitude
     outside = [] if low <= pluck["amplitude"] <= high else [f"amplitude {pluck['amplitude']:g} ({low:g} to {high:g})"]
-    if spec.excitation == "gaussian":
-        low, high = spec.position
+    if spec.scene.excitation == "gaussian":
+        low, high = spec.scene.position
         outside += [f"position {x:g} ({low:g} to {high:g})" for x in pluck["position"] if not low <= x <= high]
-        if pluck["width"] > spec.width:
-            outside.append(f"width {pluck['width']:g} (at most {spec.width:g})")
+        if pluck["width"] > spec.scene.width:
+            outside.append(f"width {pluck['width']:g} (at most {spec.scene.width:g})")
     if outside:
         log.warning("outside the range of the training: %s", ", ".join(outside))
     return outside
@@ -114,10 +114,10 @@ def make_sounds(
     out = Path(config.out) if config.out else folder / "pluck.wav"
     hint = "WAV is the one format that is written"
     check(out.suffix == ".wav", "out", got=out, expected="a name that ends in .wav", hint=hint)
-    both = motions(trained, shape, round(config.duration * trained.spec.rate))
+    both = motions(trained, shape, round(config.duration * trained.spec.scene.rate))
     paths = (out, out.with_name(f"{out.stem}_simulated.wav"))
     for path, u in zip(paths, both, strict=True):
-        sound = render(u, trained.spec.rate, pickup, config.audio_rate, config.quantity)
+        sound = render(u, trained.spec.scene.rate, pickup, config.audio_rate, config.quantity)
         write_wav(path, sound, config.audio_rate)
     return paths
 

@@ -27,7 +27,7 @@ from ..audio.render import render, wav_bytes
 from ..core.checks import check, check_choice, check_integer, check_positive
 from ..core.files import atomic_write
 from ..datasets.format import read_split, split_headers
-from ..datasets.generate import DatasetSpec, generate, initial_shape, split_sizes
+from ..datasets.generate import DatasetSpec, generate, split_sizes
 from ..datasets.loader import Loader, Normaliser, TrajectoryFiles, load_normaliser, ordered_batches
 from ..evaluation import plots
 from ..evaluation.metrics import RelativeError, error_curve
@@ -71,10 +71,10 @@ def open_data(
     spec = named_spec(config.dataset)
     folder = generate(spec, config.data_dir)
     fields = tuple(config.model.fields)
-    points = math.prod(spec.n_points) if isinstance(spec.n_points, tuple) else spec.n_points
+    points = math.prod(spec.scene.n_points) if isinstance(spec.scene.n_points, tuple) else spec.scene.n_points
     splits = {}
     for split, count in split_sizes(spec).items():
-        small = 4.0 * count * spec.n_steps * points * len(fields) < _IN_MEMORY
+        small = 4.0 * count * spec.scene.n_steps * points * len(fields) < _IN_MEMORY
         splits[split] = read_split(folder, split, fields) if small else TrajectoryFiles(split_headers(folder, split), fields)
     return Data(spec, folder, fields, splits, load_normaliser(folder, fields))
 
@@ -202,14 +202,14 @@ def make_pictures(
     "Figures by file name."
     truth = data.splits["test"][config.evaluation.example, :][..., 0]
     model = motion[: len(truth), ..., 0]
-    rate, pictures = data.spec.rate, {}
+    rate, pictures = data.spec.scene.rate, {}
     if truth.ndim == 2:
-        pictures["waterfall"] = plots.waterfall(truth, model, rate, length=data.spec.parameters.length)
+        pictures["waterfall"] = plots.waterfall(truth, model, rate, length=data.spec.scene.object.length)
     else:
         pictures["snapshots"] = plots.snapshots(truth, model, rate)
     curves = {split: error_curve(error)["mse_rel"] for split, error in errors.items()}
     pictures["error_over_time"] = plots.error_over_time(curves, rate)
-    system = modal_system(data.spec.parameters, data.spec.n_modes, data.spec.nonlinear)
+    system = modal_system(data.spec.scene.object, data.spec.scene.n_modes, data.spec.scene.nonlinear)
     if hasattr(network, "get_eigenvalues"):
         lam = np.asarray(network.apply(variables, method="get_eigenvalues"))
         exact = np.exp(np.asarray(system.bank.eigenvalues()) / rate)
@@ -226,14 +226,14 @@ def true_rollout(
 ) -> np.ndarray:  # (n_steps, *grid) m, displacement
     "The test trajectory itself, simulated for as long as asked."
     spec, sizes = data.spec, split_sizes(data.spec)
-    shape, drawn = initial_shape(spec, sizes["train"] + sizes["valid"] + index)
-    own = {name: drawn[name] for name, _, _ in spec.varied}
-    parameters = type(spec.parameters)(**{**vars(spec.parameters), **own})
-    system = modal_system(parameters, spec.n_modes, spec.nonlinear)
+    shape, drawn = spec.scene.draw(sizes["train"] + sizes["valid"] + index)
+    own = {name: drawn[name] for name, _, _ in spec.scene.varied}
+    parameters = type(spec.scene.object)(**{**vars(spec.scene.object), **own})
+    system = modal_system(parameters, spec.scene.n_modes, spec.scene.nonlinear)
     q = system.to_modal(shape)
-    start = (q, 0 * q) if spec.release == "pluck" else (0 * q, q)
-    q, _ = simulate(system, *start, rate=spec.rate, n_steps=n_steps, rtol=spec.rtol)
-    return system.to_grid(q, spec.n_points)
+    start = (q, 0 * q) if spec.scene.release == "pluck" else (0 * q, q)
+    q, _ = simulate(system, *start, rate=spec.scene.rate, n_steps=n_steps, rtol=spec.scene.rtol)
+    return system.to_grid(q, spec.scene.n_points)
 
 # %% ../../nbs/cli/train.ipynb #e196cce6
 def audio_steps(config: DictConfig, rate: float) -> int:
@@ -243,7 +243,7 @@ def audio_steps(config: DictConfig, rate: float) -> int:
 
 def make_sounds(config: DictConfig, data: Data, motion: np.ndarray) -> tuple[dict, dict]:
     "WAV bytes and spectrogram figures by file name; nothing where the motion of the model is not finite."
-    n_steps, position = audio_steps(config, data.spec.rate), config.audio.pickup
+    n_steps, position = audio_steps(config, data.spec.scene.rate), config.audio.pickup
     model = motion[:n_steps, ..., 0]
     truth = true_rollout(data, n_steps, config.evaluation.example)
     if not np.isfinite(model).all():
@@ -251,11 +251,11 @@ def make_sounds(config: DictConfig, data: Data, motion: np.ndarray) -> tuple[dic
         return {}, {}
     place = position if truth.ndim == 2 else (position, position)
     sounds, figures = {}, {}
-    frequencies = modal_system(data.spec.parameters, data.spec.n_modes).frequencies()
+    frequencies = modal_system(data.spec.scene.object, data.spec.scene.n_modes).frequencies()
     for name, u in (("true", truth), ("model", model)):
-        signal = render(u, data.spec.rate, place, config.audio.audio_rate)
+        signal = render(u, data.spec.scene.rate, place, config.audio.audio_rate)
         sounds[name] = wav_bytes(signal, config.audio.audio_rate)
-        limit = data.spec.rate / 2
+        limit = data.spec.scene.rate / 2
         figures[f"spectrogram_{name}"] = plots.spectrogram(
             signal, config.audio.audio_rate, frequencies, max_frequency=limit
         )
@@ -349,7 +349,7 @@ def train(
     valid = partial(ordered_batches, data.splits["valid"], data.normaliser, config.evaluation.batch_size, n_given)
     metadata = {"config": stored, "grid": list(data.grid)}
     if config.model.initialise == "closed_form":
-        n_frames = min(_MOST_FITTED, len(data.splits["train"])) * data.spec.n_steps
+        n_frames = min(_MOST_FITTED, len(data.splits["train"])) * data.spec.scene.n_steps
         result = keep_fitted(network, state, data.normaliser, valid, checkpoints, metadata, n_frames, fitted)
     else:
         keys = ("max_steps", "eval_every", "checkpoint_every", "log_every", "recalibrate")
@@ -401,7 +401,7 @@ def _record(config, folder, data, network, result, checkpoints, logger, started)
 # %% ../../nbs/cli/train.ipynb #cab5f702
 def _look_and_listen(config, data, network, variables, result, errors) -> tuple[dict, dict]:
     "Figures and WAV bytes by file name."
-    n_samples = max(data.splits["test"].shape[1], audio_steps(config, data.spec.rate))
+    n_samples = max(data.splits["test"].shape[1], audio_steps(config, data.spec.scene.rate))
     index, n_steps = config.evaluation.example, n_samples - config.model.n_given
     motion = example_rollout(config, network, variables, data, n_steps, index)
     figures, sounds = make_pictures(config, network, variables, data, motion, result, errors), {}

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FIELD_UNITS', 'FORMAT_VERSION', 'SPLITS', 'DatasetError', 'check_frames', 'write_trajectories', 'refusal',
-           'open_file', 'Source', 'Header', 'check_stored', 'read_header', 'read_field', 'read_trajectories',
-           'check_samples', 'read_scalars', 'read_axes', 'rate_of', 'read_manifest', 'check_size', 'split_files',
-           'split_headers', 'read_split']
+           'open_file', 'Source', 'Header', 'check_stored', 'free_memory', 'check_memory', 'read_header', 'read_field',
+           'read_trajectories', 'check_samples', 'read_scalars', 'read_axes', 'rate_of', 'read_manifest', 'check_size',
+           'split_files', 'split_headers', 'read_split']
 
 # %% ../../nbs/datasets/format.ipynb #b92212cb
 import errno
@@ -163,7 +163,7 @@ def write_trajectories(
 _REFUSALS = {
     errno.EACCES: ("permission denied", "ask its owner for the right to read it"),
     errno.EPERM: ("permission denied", "ask its owner for the right to read it"),
-    errno.EAGAIN: ("locked by a program that writes to it", "wait for that program, or set HDF5_USE_FILE_LOCKING=FALSE"),
+    errno.EAGAIN: ("locked by a program that writes to it", "wait for it, or set HDF5_USE_FILE_LOCKING=FALSE"),
     errno.EMFILE: ("too many open files in this process", "close some, or raise the limit with ulimit -n"),
     errno.ENFILE: ("too many open files on this machine", "close some, or ask for a higher limit"),
     errno.ENOMEM: ("not enough memory to open it", "close other programs"),
@@ -177,7 +177,7 @@ def refusal(
     error: OSError,  # what opening or reading it raised
     otherwise: str,  # the problem, where the system gives no reason that is known here
 ) -> DatasetError:
-    "The one line for an error of the operating system or of HDF5; only what the system does not explain counts as damage."
+    "The one line for an error of the system or of HDF5; only what the system does not explain counts as damage."
     numbers = re.findall(r"errno = (\d+)", str(error)) or [error.errno]
     problem, hint = _REFUSALS.get(int(numbers[0] or 0), (otherwise, _DAMAGED))
     return DatasetError(path, problem, hint)
@@ -333,7 +333,27 @@ def check_stored(
         got = f"{dataset.id.get_storage_size():,} bytes stored for the shape {dataset.shape}"
         raise DatasetError(path, f"{name}: got {got}, expected {declared:,}", "the file declares more than it holds")
 
+# %% ../../nbs/datasets/format.ipynb #6e496ab4
+def free_memory() -> float:  # bytes; infinite where the system does not say
+    "Memory that this process can still get without swapping."
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return math.inf
 
+
+def check_memory(
+    what: str,  # what needs it
+    n_bytes: float,  # how much
+    hint: str = "select fewer trajectories, or use a machine with more memory",
+) -> None:
+    "Raises ValueError, before memory is taken, unless there is enough."
+    free = free_memory()
+    expected = f"at most {free / 1e9:,.1f} GB, the memory that is free"
+    check(n_bytes <= free, f"memory for {what}", got=f"{n_bytes / 1e9:,.1f} GB", expected=expected, hint=hint)
+
+# %% ../../nbs/datasets/format.ipynb #a410b3c7
 def _check_shape(path: Path, name: str, shape: tuple, expected: tuple, varies: tuple, order: int) -> tuple[bool, ...]:
     "Which axes are stored: (n, T, *grid) without those the field does not vary over, or with one entry for these."
     stored = tuple(size for size, vary in zip(expected, varies, strict=True) if vary)
@@ -355,6 +375,8 @@ def _sources(path: Path, file: h5py.File, axes: tuple[str, ...], shape: tuple[in
         for name in names:
             dataset = group[name]
             check_stored(path, f"field {name}", dataset)
+            if "physmodjax_version" in file.attrs and dataset.dtype != np.float32:
+                raise DatasetError(path, f"field {name}: got {dataset.dtype}, expected float32", "it was changed")
             dims = np.broadcast_to(np.asarray(dataset.attrs.get("dim_varying", True), bool), (len(axes),))
             over = (bool(dataset.attrs.get(f"{kind}_varying", True)) for kind in ("sample", "time"))
             varies = _check_shape(path, name, dataset.shape, shape, (*over, *map(bool, dims)), order)
@@ -411,7 +433,7 @@ def read_field(
 
 
 def _broadcast(header: Header, source: Source, dataset: h5py.Dataset, selection: tuple) -> np.ndarray:
-    "A field that is stored once for all trajectories, times or places, or a component of a vector, as if it were whole."
+    "A field that is stored once for all trajectories, times or places, or a component, as if it were whole."
     index, steps = selection
     rows = slice(index, index + 1) if np.ndim(index) == 0 and not isinstance(index, slice) else index
     wanted = (rows, steps, *(slice(None) for _ in header.grid))
@@ -459,7 +481,7 @@ def read_scalars(
         for name in header.scalars:
             dataset = file["scalars"][name]
             check_stored(path, f"scalar {name}", dataset)
-            if dataset.shape in ((), (1,), (header.n_trajectories,)):  # one that varies in time belongs to no trajectory
+            if dataset.shape in ((), (1,), (header.n_trajectories,)):  # one that varies in time is left out
                 out[name] = np.broadcast_to(np.asarray(dataset[()], np.float32), (header.n_trajectories,))
     return out
 
@@ -545,7 +567,7 @@ def split_files(
     root: str | os.PathLike,  # folder of the data set
     split: str,  # "train", "valid" or "test"
 ) -> list[Path]:
-    "The files of one split, in order: those of the manifest, where there is one. Raises DatasetError if there are none."
+    "The files of one split, in order; those of the manifest, if there is one. Raises DatasetError if there are none."
     check_choice("split", split, SPLITS)
     folder = Path(root) / "data" / split
     files = sorted(path for path in folder.glob("*.hdf5") if not path.name.startswith("."))
@@ -590,7 +612,9 @@ def read_split(
     for name, value, largest in (("n_trajectories", n, total), ("n_steps", steps, length)):
         check_integer(name, value)
         check(value <= largest, f"{name} of {root}/{split}", got=value, expected=f"at most {largest}")
-    out = np.empty((n, steps, *headers[0].grid, len(fields)), np.float32)
+    shape = (n, steps, *headers[0].grid, len(fields))
+    check_memory(f"{root}/{split}", 4 * math.prod(shape))
+    out = np.empty(shape, np.float32)
     first = 0
     for header in headers:
         count = min(header.n_trajectories, n - first)
