@@ -17,7 +17,14 @@ import yaml
 from physmodjax.core import files
 from physmodjax.datasets import format as fmt
 from physmodjax.datasets import generate as generation
-from physmodjax.datasets.format import DatasetError, read_header, read_split, read_trajectories, write_trajectories
+from physmodjax.datasets.format import (
+    DatasetError,
+    read_header,
+    read_split,
+    read_trajectories,
+    split_headers,
+    write_trajectories,
+)
 from physmodjax.datasets.loader import (
     Loader,
     Normaliser,
@@ -134,7 +141,7 @@ def test_inconsistent_file_names_the_field(one_file, change):
         else:
             del file["t0_fields/velocity"]
             if change == "dtype":
-                file["t0_fields/velocity"] = fields["velocity"].astype(np.float64)
+                file["t0_fields/velocity"] = fields["velocity"].astype(np.complex64)
     with pytest.raises(DatasetError) as info:
         read_header(path)
     _one_line(info, str(path), "displacement" if change in ("n_trajectories", "time") else "velocity")
@@ -240,9 +247,9 @@ def test_an_epoch_serves_every_window_and_the_last_frame(data_set, window_length
     options = {"window_length": window_length, "stride": stride, "normaliser": load_normaliser(data_set)}
     loader = Loader(data, batch_size=4, seed=1, **options)
     batches = [loader.batch_at(step) for step in range(loader.steps_per_epoch)]
-    assert {x0.shape for x0, _ in batches} == {(4, 1, 21, 1)}
-    ends = {target[-1].tobytes() for _, y in batches for target in y}
-    starts = {x0[0].tobytes() for x, _ in batches for x0 in x}
+    assert {batch.context.shape for batch in batches} == {(4, 1, 21, 1)}
+    ends = {target[-1].tobytes() for batch in batches for target in batch.target}
+    starts = {context[0].tobytes() for batch in batches for context in batch.context}
     normalised = loader.normaliser.normalise(data)
     for index in range(len(data)):
         assert normalised[index, -1].tobytes() in ends
@@ -268,11 +275,12 @@ def test_resumed_loader_is_bit_exact(data_set):
     whole = Loader(read_split(data_set, "train"), **options)
     for _ in range(17):
         next(whole)
-    resumed = Loader(TrajectoryFiles(data_set, "train"), **options)
+    resumed = Loader(TrajectoryFiles(split_headers(data_set, "train")), **options)
     resumed.load_state_dict(whole.state_dict())
     for _ in range(25):
-        for x, y in zip(next(whole), next(resumed), strict=True):
-            np.testing.assert_array_equal(x, y)
+        expected, batch = next(whole), next(resumed)
+        np.testing.assert_array_equal(batch.context, expected.context)
+        np.testing.assert_array_equal(batch.target, expected.target)
 
 
 def test_data_that_do_not_fit_the_model_are_refused(data_set):
@@ -282,7 +290,7 @@ def test_data_that_do_not_fit_the_model_are_refused(data_set):
     with pytest.raises(ValueError, match=r"expected .*2\)"):
         Loader(data, batch_size=3, seed=0, normaliser=load_normaliser(data_set, ("displacement", "velocity")))
     with pytest.raises(DatasetError, match="pressure"):
-        TrajectoryFiles(data_set, "train", ("pressure",))
+        TrajectoryFiles(split_headers(data_set, "train"), ("pressure",))
 
 
 # ---- generation
@@ -290,14 +298,15 @@ def test_data_that_do_not_fit_the_model_are_refused(data_set):
 SCRIPT = """
 import sys
 from physmodjax.datasets.generate import DatasetSpec, generate
-spec = DatasetSpec("tiny", rate=8000.0, n_modes=6, n_points=25, n_steps=60, n_trajectories=30, trajectories_per_file=2)
+spec = DatasetSpec.of("tiny", rate=8000.0, n_modes=6, n_points=25, n_steps=60, n_trajectories=30,
+                      trajectories_per_file=2)
 generate(spec, sys.argv[1], progress=False)
 """
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return generation.DatasetSpec(
+    return generation.DatasetSpec.of(
         "tiny", rate=8000.0, n_modes=6, n_points=25, n_steps=60, n_trajectories=30, trajectories_per_file=2
     )
 
@@ -344,7 +353,7 @@ def test_finished_set_is_left_alone(finished, tiny):
 
 
 def test_trajectories_do_not_depend_on_the_sharding(finished, tiny, tmp_path):
-    other = generation.generate(dataclasses.replace(tiny, trajectories_per_file=7), tmp_path, progress=False)
+    other = generation.generate(tiny.with_(trajectories_per_file=7), tmp_path, progress=False)
     for split in fmt.SPLITS:
         a, b = read_split(finished, split), read_split(other, split)
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
@@ -352,9 +361,9 @@ def test_trajectories_do_not_depend_on_the_sharding(finished, tiny, tmp_path):
 
 def test_another_specification_is_refused(finished, tiny):
     before = _bytes(finished)
-    for change in ({"seed": 1}, {"rate": 7000.0}, {"parameters": dataclasses.replace(tiny.parameters, T0=50.0)}):
+    for change in ({"seed": 1}, {"rate": 7000.0}, {"parameters": dataclasses.replace(tiny.scene.object, T0=50.0)}):
         with pytest.raises(DatasetError) as info:
-            generation.generate(dataclasses.replace(tiny, **change), finished.parent, progress=False)
+            generation.generate(tiny.with_(**change), finished.parent, progress=False)
         _one_line(info, "spec.json", "T0" if "parameters" in change else next(iter(change)))
     assert _bytes(finished) == before
 
@@ -385,7 +394,7 @@ def test_overflow_names_trajectory_and_time_and_writes_nothing(tiny, tmp_path, m
 @pytest.mark.parametrize("peak", [1e30, 1e3])
 def test_absurd_amplitude_names_a_trajectory_and_writes_nothing(tiny, tmp_path, peak):
     with pytest.raises(DatasetError) as info:
-        generation.generate(dataclasses.replace(tiny, amplitude=(peak, peak)), tmp_path, progress=False)
+        generation.generate(tiny.with_(amplitude=(peak, peak)), tmp_path, progress=False)
     _one_line(info, "trajectory", "lower the amplitude", *(["at t = "] if peak > 1e9 else []))
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
@@ -393,7 +402,7 @@ def test_absurd_amplitude_names_a_trajectory_and_writes_nothing(tiny, tmp_path, 
 @pytest.mark.parametrize("wrong", [{"n_modes": 24}, {"width": 0.01}])
 def test_what_cannot_be_made_makes_no_folder(tiny, tmp_path, wrong):
     with pytest.raises(ValueError) as info:
-        generation.generate(dataclasses.replace(tiny, **wrong), tmp_path, progress=False)
+        generation.generate(tiny.with_(**wrong), tmp_path, progress=False)
     _one_line(info, "expected")
     assert not list(tmp_path.iterdir())
 
@@ -436,42 +445,42 @@ def test_verify_finds_every_kind_of_damage(finished, tmp_path):
 
 @pytest.mark.parametrize("kind", sorted(EXCITATIONS))
 def test_every_excitation_makes_a_data_set(tiny, tmp_path, kind):
-    spec = dataclasses.replace(tiny, name=kind, excitation=kind, n_trajectories=3, n_steps=10, width=0.25)
+    spec = tiny.with_(name=kind, excitation=kind, n_trajectories=3, n_steps=10, width=0.25)
     u = read_split(generation.generate(spec, tmp_path, progress=False), "train")
-    low, high = spec.amplitude
+    low, high = spec.scene.amplitude
     assert 0 < np.abs(u[:, 0]).max() <= 1.3 * high  # six modes overshoot a little
     header = read_header(next((tmp_path / kind).rglob("000000.hdf5")))
     assert ("position" in header.scalars) == (kind not in ("noise", "single_mode"))
 
 
 def test_options_of_an_excitation_are_part_of_the_specification(tiny):
-    third = dataclasses.replace(tiny, excitation="single_mode", excitation_options={"mode": 3})
-    assert generation.spec_digest(third) != generation.spec_digest(dataclasses.replace(third, excitation_options=()))
+    third = tiny.with_(excitation="single_mode", excitation_options={"mode": 3})
+    assert generation.spec_digest(third) != generation.spec_digest(third.with_(excitation_options=()))
     assert "excitation_options" not in generation.spec_to_dict(tiny)  # older sets keep their digests
-    again = dataclasses.replace(third, excitation_options=third.excitation_options)
+    again = third.with_(excitation_options=third.scene.options)
     assert again == third
     with pytest.raises(ValueError, match="option of single_mode: got 'centre'"):
-        dataclasses.replace(third, excitation_options={"centre": (0.1, 0.2)})
+        third.with_(excitation_options={"centre": (0.1, 0.2)})
 
 
 def test_varied_objects_come_out_as_they_would_alone(tiny, tmp_path):
     varied = (("T0", 40.0, 80.0), ("E", 4e9, 6e9), ("d3", 7e-6, 3e-5))
-    spec = dataclasses.replace(tiny, name="varied", varied=varied, n_trajectories=10, amplitude=(0.01, 0.01))
+    spec = tiny.with_(name="varied", varied=varied, n_trajectories=10, amplitude=(0.01, 0.01))
     u = read_split(generation.generate(spec, tmp_path, progress=False), "train")
     for k in (0, 5):
-        shape, drawn = generation.initial_shape(spec, k)
-        parameters = dataclasses.replace(spec.parameters, **{name: drawn[name] for name, _, _ in varied})
-        system = modal_system(parameters, spec.n_modes)
+        shape, drawn = spec.scene.draw(k)
+        parameters = dataclasses.replace(spec.scene.object, **{name: drawn[name] for name, _, _ in varied})
+        system = modal_system(parameters, spec.scene.n_modes)
         q0 = system.to_modal(shape)
-        q, _ = simulate(system, q0, 0 * q0, spec.rate, spec.n_steps, rtol=1e-9, order=6)
-        expected = system.to_grid(q, spec.n_points)
+        q, _ = simulate(system, q0, 0 * q0, spec.scene.rate, spec.scene.n_steps, rtol=1e-9, order=6)
+        expected = system.to_grid(q, spec.scene.n_points)
         np.testing.assert_allclose(u[k, ..., 0], expected, atol=1e-6 * np.abs(expected).max())
 
 
 def test_substeps_belong_to_the_trajectory(tiny):
     found = generation.trajectory_substeps(tiny)
-    assert len(set(found.count.tolist())) > 1 and found.error.max() <= tiny.rtol
-    other = generation.trajectory_substeps(dataclasses.replace(tiny, trajectories_per_file=7))
+    assert len(set(found.count.tolist())) > 1 and found.error.max() <= tiny.scene.rtol
+    other = generation.trajectory_substeps(tiny.with_(trajectories_per_file=7))
     np.testing.assert_array_equal(found.count, other.count)
     assert generation.set_substeps(tiny) == found.worst()
 
@@ -490,8 +499,8 @@ import sys, jax, numpy as np
 from physmodjax.datasets.generate import DatasetSpec, generate
 from physmodjax.datasets.format import read_split
 assert jax.local_device_count() == int(sys.argv[2])
-spec = DatasetSpec("tiny", rate=8000.0, n_modes=6, n_points=25, n_steps=60, n_trajectories=30, trajectories_per_file=2,
-                   varied=(("T0", 40.0, 80.0),) if sys.argv[3] == "varied" else ())
+spec = DatasetSpec.of("tiny", rate=8000.0, n_modes=6, n_points=25, n_steps=60, n_trajectories=30,
+                      trajectories_per_file=2, varied=(("T0", 40.0, 80.0),) if sys.argv[3] == "varied" else ())
 np.save(sys.argv[1] + ".npy", read_split(generate(spec, sys.argv[1], progress=False), "train"))
 """
 
@@ -536,7 +545,7 @@ def test_published_split_is_in_order():
 
 def test_aliased_modes_are_named(tiny, tmp_path):
     with pytest.warns(UserWarning, match=r"6 \("):
-        generation.generate(dataclasses.replace(tiny, rate=2900.0, n_trajectories=3), tmp_path, progress=False)
+        generation.generate(tiny.with_(rate=2900.0, n_trajectories=3), tmp_path, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -552,5 +561,5 @@ def test_aliased_modes_are_named(tiny, tmp_path):
 )
 def test_impossible_specifications_are_refused(wrong, word):
     with pytest.raises(ValueError, match=word) as info:
-        generation.DatasetSpec("wrong", **wrong)
+        generation.DatasetSpec.of("wrong", **wrong)
     _one_line(info, "expected")

@@ -7,6 +7,7 @@ __all__ = ['CONF', 'EXPECTED', 'build_spec', 'named_spec', 'one_line', 'with_ope
            'command']
 
 # %% ../../nbs/cli/config.ipynb #2e127529
+import dataclasses
 import logging
 import os
 import re
@@ -45,14 +46,11 @@ def build_spec(
     parameters = dict(plain.pop("parameters"))
     preset = parameters.pop("preset", None)
     check_choice("dataset.parameters.preset", preset, PRESETS)
-    options = [name for name in DatasetSpec.__dataclass_fields__ if name != "parameters"]
-    for name in plain:
-        check_choice("option of dataset", name, options)
-    quantities = list(type(PRESETS[preset]).__dataclass_fields__)
+    quantities = [field.name for field in dataclasses.fields(PRESETS[preset])]
     for name in parameters:
         check_choice(f"quantity of {preset}", name, quantities)
     values = {name: getattr(PRESETS[preset], name) for name in quantities} | parameters
-    return DatasetSpec(parameters=type(PRESETS[preset])(**values), **plain)
+    return DatasetSpec.of(parameters=type(PRESETS[preset])(**values), **plain)
 
 
 def named_spec(
@@ -63,8 +61,7 @@ def named_spec(
     file = CONF / "dataset" / f"{spec.name}.yaml"
     if file.exists() and spec_to_dict(build_spec(OmegaConf.load(file))) == spec_to_dict(spec):
         return spec
-    fields = {name: getattr(spec, name) for name in DatasetSpec.__dataclass_fields__}
-    return DatasetSpec(**{**fields, "name": f"{spec.name}-{spec_digest(spec)}"})
+    return spec.with_(name=f"{spec.name}-{spec_digest(spec)}")
 
 # %% ../../nbs/cli/config.ipynb #73373bf7
 EXPECTED = (ValueError, OSError, HydraException, OmegaConfBaseException)

@@ -32,8 +32,8 @@ def describe(
 ) -> str:
     "A few lines on a data set: folder, sizes, accuracy; or how much of it is there."
     splits = ", ".join(f"{count} {split}" for split, count in split_sizes(spec).items())
-    points = spec.n_points if isinstance(spec.n_points, tuple) else (spec.n_points,)
-    shape = f"{spec.n_steps} samples at {spec.rate:g} Hz on {' x '.join(map(str, points))} points"
+    points = spec.scene.n_points if isinstance(spec.scene.n_points, tuple) else (spec.scene.n_points,)
+    shape = f"{spec.scene.n_steps} samples at {spec.scene.rate:g} Hz on {' x '.join(map(str, points))} points"
     lines = [str(folder), f"{spec.n_trajectories} trajectories ({splits}), {shape}"]
     if not is_complete(folder):
         there = sum((folder / shard.file).exists() for shard in shards(spec))
