@@ -42,7 +42,7 @@ def build_spec(
     options = [name for name in DatasetSpec.__dataclass_fields__ if name != "parameters"]
     for name in plain:
         check_choice("option of dataset", name, options)
-    quantities = list(type(PRESETS[preset]).__dataclass_fields__)
+    quantities = list(PRESETS[preset].units)
     for name in parameters:
         check_choice(f"quantity of {preset}", name, quantities)
     values = {name: getattr(PRESETS[preset], name) for name in quantities} | parameters
