@@ -86,7 +86,8 @@ def test_energy_is_kept_without_losses_and_balanced_with_them(vibrating):
         q, qdot = simulate(system, 0 * qdot0, qdot0, rate, 400)
         balance = energy(system, q, qdot, rate)
         np.testing.assert_allclose(balance.total + balance.lost, balance.total[0], rtol=1e-6)
-        assert (balance.lost[-1] > 0) == (not losses)
+        lost = balance.lost[-1] / balance.total[0]
+        assert abs(lost) < 1e-12 if losses else lost > 1e-9
 
 
 @EACH
@@ -223,7 +224,7 @@ def test_groups_and_substeps_are_whole_numbers(nonlinear):
 
 def test_substeps_are_passed_on_as_they_are():
     "What choose_substeps returns goes into simulate, plainly, compiled and differentiated, for one and for a batch."
-    system, q0 = NYLON_STRING.modal(4), np.array([[2e-4, 1e-4, 0, 0], [2e-3, 1e-3, 5e-4, 0]])
+    system, q0 = NYLON_STRING.modal(4), np.array([[2e-4, 1e-4, 0, 0], [1e-2, 5e-3, 2e-3, 0]])
     chosen = choose_substeps(system, q0, 0 * q0, 8000.0, 60)
     assert isinstance(chosen, Substeps) and chosen.count[0] < chosen.count[1]
     run = lambda q, n: simulate(system, q, 0 * q, 8000.0, 60, substeps=n)[0]  # noqa: E731
