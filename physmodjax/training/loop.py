@@ -139,7 +139,10 @@ class FitOptions:
             check_integer(name, getattr(self, name))
         check_integer("recalibrate", self.recalibrate, minimum=0)
         inside = isinstance(self.average_decay, float | int) and 0 <= self.average_decay < 1
-        check(inside, "average_decay", got=self.average_decay, expected="a number from 0 to below 1")
+        check(inside, "average_decay", got=repr(self.average_decay), expected="a number from 0 to below 1")
+        for name, choices in (("resume", (True, False)), ("progress", (True, False, None))):
+            value = getattr(self, name)
+            check(any(value is choice for choice in choices), name, got=repr(value), expected="true or false")
         missing, hint = self.resume and self.checkpoints is None, "pass checkpoints="
         check(not missing, "resume", got="no checkpoints", expected="a folder of checkpoints", hint=hint)
 
