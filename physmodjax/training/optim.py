@@ -19,7 +19,7 @@ from ..core.checks import check, check_choice, check_integer, check_positive
 # %% ../../nbs/training/optim.ipynb #a045f354
 def _check_number(name: str, value, lowest: float, highest: float = float("inf")) -> None:
     ok = isinstance(value, Real) and not isinstance(value, bool) and lowest <= value <= highest
-    expected = f"a number from {lowest:g} to {highest:g}" if highest < float("inf") else f"a number of at least {lowest:g}"
+    expected = f"a number of at least {lowest:g}" + (f" and at most {highest:g}" if highest < float("inf") else "")
     check(ok and value < float("inf"), name, got=repr(value), expected=expected)
 
 
