@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from physmodjax.cli.config import CONF, build_model
+from physmodjax.cli.config import CONF
+from physmodjax.datasets.batch import Batch
 from physmodjax.dynamics import (
     DiscreteModalDynamicsAngleMag,
     DiscreteModalDynamicsVarying,
@@ -15,6 +16,7 @@ from physmodjax.dynamics import (
     LRUDynamicsVarying,
     OscillatorDynamics,
 )
+from physmodjax.experiments.build import build_model
 from physmodjax.models.autoencoder import KoopmanAutoencoder
 from physmodjax.models.encoders import (
     ConvDecoder,
@@ -25,8 +27,8 @@ from physmodjax.models.encoders import (
     FourierEncoder,
 )
 from physmodjax.models.mlp import MLP
-from physmodjax.training.loop import make_train_step
 from physmodjax.training.losses import mse
+from physmodjax.training.objective import Objective, make_step
 from physmodjax.training.optim import make_optimizer
 from physmodjax.training.state import create_state
 
@@ -139,19 +141,19 @@ def test_terms_reach_the_optimiser_and_the_mask_reaches_them():
     overrides += [f"model.network.{part}.hidden_channels=[]" for part in ("encoder", "decoder")]
     overrides += [f"model.network.{part}.kernel_init=lecun_normal" for part in ("encoder", "decoder")]
     model, u = network("koopman", (13,), 1, 2, *overrides), motions((13,))
-    batch = {"x0": u[:, :2], "target": u[:, 2:]}
+    batch = Batch(u[:, :2], u[:, 2:])
     state, optimizer = create_state(
-        model, lambda params: make_optimizer(params, total_steps=10), jax.random.key(0), batch["x0"]
+        model, lambda params: make_optimizer(params, total_steps=10), jax.random.key(0), batch.context
     )
-    step = jax.jit(make_train_step(model, optimizer, mse))
+    step = jax.jit(make_step(Objective(model, mse), optimizer))
     _, out = step(state, batch)
     assert set(out["terms"]) == set(weights) and min(out["terms"].values()) > 0
     expected = sum(weights[name] * float(value) for name, value in out["terms"].items())
     np.testing.assert_allclose(out["loss"], expected, rtol=1e-5)
-    mask = np.ones(batch["target"].shape[:2], np.float32)
+    mask = np.ones(batch.target.shape[:2], np.float32)
     mask[:, 20:] = 0
-    spoilt = {**batch, "target": batch["target"] + 5 * (1 - mask)[..., None, None]}
-    clean, changed = (step(state, {**part, "mask": mask})[1]["terms"] for part in (batch, spoilt))
+    spoilt = batch._replace(target=batch.target + 5 * (1 - mask)[..., None, None])
+    clean, changed = (step(state, part._replace(mask=mask))[1]["terms"] for part in (batch, spoilt))
     for name in weights:
         np.testing.assert_allclose(changed[name], clean[name], rtol=1e-5)
 

@@ -104,7 +104,7 @@ def build_state(
     "Parameters, optimiser state and random key. Raises ValueError for bad optimiser options."
     way, train = config.model.initialise, data.splits["train"]
     check_choice("model.initialise", way, INITIALISE)
-    optimizer = partial(make_optimizer, total_steps=config.trainer.max_steps, **_optimizer_options(config))
+    optimizer = partial(make_optimizer, total_steps=config.trainer.max_steps, **config.optimizer)
     if way == "closed_form":
         hint, whole = "its parameters take training", getattr(network, "closed_form", False)
         check(whole, "model.initialise", got=way, expected="random or data", hint=hint)
@@ -120,14 +120,6 @@ def build_state(
     return state, transform
 
 # %% ../../nbs/cli/train.ipynb #5ff86b9f
-def _optimizer_options(config):
-    options = dict(config.optimizer)
-    options["warmup_steps"] = min(options.get("warmup_steps", 0), config.trainer.max_steps // 2)
-    if options["schedule"] == "warmup_cosine" and options["warmup_steps"] == 0:
-        options["schedule"] = "cosine"
-    return options
-
-
 def _check_config(config: DictConfig) -> None:
     for name in ("max_steps", "batch_size", "eval_every", "checkpoint_every", "log_every"):
         check_integer(f"trainer.{name}", config.trainer[name])
@@ -326,7 +318,7 @@ def train(
     x0, began = loader.batch_at(0).context, time.perf_counter()
     state, optimizer = build_state(config, network, data, x0)
     fitted = time.perf_counter() - began
-    loss = weighted_loss(OmegaConf.to_container(config.loss.weights))
+    loss = weighted_loss(**OmegaConf.to_container(config.loss))
     stored = without_secrets(OmegaConf.to_container(config, resolve=True))
     stored["data_dir"] = str(Path(config.data_dir).absolute())  # also for those who read it in another folder
     del stored["allow"]  # what this user allowed on this command line goes for nobody else

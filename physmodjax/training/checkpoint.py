@@ -89,6 +89,37 @@ def _sha256(arrays: dict[str, np.ndarray], metadata: dict) -> str:
         total.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
     return total.hexdigest()
 
+# %% ../../nbs/training/checkpoint.ipynb #bafecf72
+def _read_checkpoint(files: ocp.Checkpointer, place: Path) -> tuple[dict[str, np.ndarray], dict]:
+    "Arrays and metadata of one checkpoint. Raises CheckpointError if it is damaged or foreign."
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(), metadata=ocp.args.JsonRestore())
+    try:
+        with _one_line():
+            restored = files.restore(place, args=items)
+        arrays, metadata = restored["state"], restored["metadata"]
+        ours = isinstance(metadata, dict) and metadata.get("format") == FORMAT
+        whole = ours and metadata.pop("sha256", None) == _sha256(arrays, metadata)
+    except Exception as error:
+        raise CheckpointError(f"{place}: damaged or foreign; {_reason(error)}") from error
+    if not ours:
+        raise CheckpointError(f"{place}: expected the format {FORMAT!r}; it is another program's")
+    if not whole:
+        raise CheckpointError(f"{place}: damaged; the checksum differs")
+    return arrays, metadata
+
+
+def _tidy(directory: Path) -> None:
+    "Puts a successor in its place, and removes what is replaced or unfinished."
+    if jax.process_index() != 0:
+        return
+    for new in directory.glob("*.new"):
+        place = new.with_suffix("")
+        if place.exists():
+            place.rename(place.with_name(f"{place.name}.old"))
+        new.rename(place)
+    for unwanted in (*directory.glob("*.old"), *directory.glob("*.orbax-checkpoint-tmp*")):
+        shutil.rmtree(unwanted, ignore_errors=True)
+
 # %% ../../nbs/training/checkpoint.ipynb #8b6f2748
 class Checkpoints:
     "Checkpoints of one run in a folder, one for each step saved."
@@ -107,7 +138,7 @@ class Checkpoints:
         if not read_only:
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
-                self._tidy()
+                _tidy(self.directory)
             except OSError as error:
                 message = f"{self.directory}: cannot be used for checkpoints; {_reason(error)}"
                 raise CheckpointError(message) from error
@@ -138,11 +169,11 @@ class Checkpoints:
         try:
             with _one_line():
                 self._files.save(place.with_name(f"{step}.new") if place.exists() else place, args=items, force=True)
-                self._tidy()
+                _tidy(self.directory)
                 self._thin_out()
         except Exception as error:
             with contextlib.suppress(OSError):
-                self._tidy()
+                _tidy(self.directory)
             left = f"step {self.steps[-1]} can be restored" if self.steps else "nothing is saved yet"
             raise CheckpointError(f"{self.directory}: step {step} not saved, {left}; {_reason(error)}") from error
 
@@ -160,7 +191,7 @@ class Checkpoints:
         damage = None
         for step in order:
             try:
-                content = self._read_step(step)
+                content = _read_checkpoint(self._files, self.directory / str(step))
             except CheckpointError as error:
                 damage = damage or error
                 continue
@@ -178,22 +209,6 @@ class Checkpoints:
         "Restores a state. Raises CheckpointError if there is none or it does not fit the template."
         arrays, metadata = self.read(which)
         return unflatten_state(arrays, template), metadata
-
-    def _read_step(self, step: int) -> tuple[dict[str, np.ndarray], dict]:
-        place, items = self.directory / str(step), {"state": ocp.args.StandardRestore(), "metadata": _JSON}
-        try:
-            with _one_line():
-                restored = self._files.restore(place, args=ocp.args.Composite(**items))
-            arrays, metadata = restored["state"], restored["metadata"]
-            own = isinstance(metadata, dict) and metadata.get("format") == FORMAT
-            whole = own and metadata.pop("sha256", None) == _sha256(arrays, metadata)
-        except Exception as error:
-            raise CheckpointError(f"{place}: damaged or foreign; {_reason(error)}") from error
-        if not own:
-            raise CheckpointError(f"{place}: expected the format {FORMAT!r}; it is another program's")
-        if not whole:
-            raise CheckpointError(f"{place}: damaged; the checksum differs")
-        return arrays, metadata
 
     def _ranked(self, steps: list[int], damaged: float = math.inf) -> list[int]:
         "Steps from the best to the worst, those without a finite validation error last, the newest of them first."
@@ -214,22 +229,7 @@ class Checkpoints:
         for step in set(steps[: -self.keep]) - {self.best_step}:
             if jax.process_index() == 0:
                 (self.directory / str(step)).rename(self.directory / f"{step}.old")
-        self._tidy()
-
-    def _tidy(self) -> None:
-        "Puts a successor in its place, and removes what is replaced or unfinished."
-        if jax.process_index() != 0:
-            return
-        for new in self.directory.glob("*.new"):
-            place = new.with_suffix("")
-            if place.exists():
-                place.rename(place.with_name(f"{place.name}.old"))
-            new.rename(place)
-        for unwanted in (*self.directory.glob("*.old"), *self.directory.glob("*.orbax-checkpoint-tmp*")):
-            shutil.rmtree(unwanted, ignore_errors=True)
-
-
-_JSON = ocp.args.JsonRestore()
+        _tidy(self.directory)
 
 # %% ../../nbs/training/checkpoint.ipynb #dcdcb8a0
 def restore(

@@ -45,6 +45,7 @@ def create_state(
     averaged: bool = False,  # whether to keep a running average of the parameters
 ) -> tuple[TrainState, optax.GradientTransformation]:  # state at step 0 and its optimiser
     "State before the first step. Raises ValueError if the model has no parameters."
+    check(isinstance(averaged, bool), "averaged", got=repr(averaged), expected="true or false")
     key_init, key_dropout, key = jax.random.split(key, 3)
     forcing = None if forcing is None else forcing[:, :2]
     rngs = {"params": key_init, "dropout": key_dropout}
