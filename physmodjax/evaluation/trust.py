@@ -27,7 +27,7 @@ def horizon_errors(
     return {f"mse_rel_{k}x": error.result(k * n_train)["mse_rel"] for k in reached}
 
 # %% ../../nbs/evaluation/trust.ipynb #41f6bd9c
-_POINTS = 64  # of a grid that are transformed, evenly spread
+_POINTS = 16  # of a grid that are transformed, evenly spread
 _RANGE_DB = 90.0  # what lies further down is silence
 _PERIODS = 8  # that a window has to hold
 
