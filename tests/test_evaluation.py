@@ -1,5 +1,6 @@
 """Faults and laws of evaluation and audio that need another process, a failing disk or the two packages together."""
 
+import base64
 import errno
 import io
 import os
@@ -26,7 +27,7 @@ from physmodjax.evaluation import (
     trust_figures,
     trust_line,
 )
-from physmodjax.evaluation.report import Section, write_report
+from physmodjax.evaluation.report import Findings, Section, report_html, run_sections, write_report
 from physmodjax.solvers import MYLAR_MEMBRANE, draw_shape, modal_system, simulate
 
 
@@ -365,3 +366,19 @@ def test_error_curves_leave_out_what_is_masked():
         p, y = prediction[mask[:, frame], frame], target[mask[:, frame], frame]
         np.testing.assert_allclose(curve[frame], ((p - y) ** 2).sum() / (y**2).sum(), rtol=1e-12)
     plots.error_over_time(curve, 8000)
+
+
+@pytest.mark.parametrize("subject", ["string", "membrane", "bar", "recording"])
+def test_a_report_speaks_of_its_own_object_and_of_what_there_is(subject):
+    "Sounds of every kind are embedded byte for byte; a part that is missing leaves no heading."
+    noise = np.random.default_rng(0).uniform(-1, 1, 800)
+    sounds = {kind: sound_bytes(noise, 8000, kind) for kind in ("wav", "flac", "ogg")}
+    page = report_html("run", run_sections(Findings(subject, {"mse_rel": 0.1}, sounds=sounds)))
+    tree = ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>\n"))
+    assert [heading.text for heading in tree.findall(".//h2")] == ["Errors and speed", "Sound"]
+    for (kind, data), element in zip(sounds.items(), tree.findall(".//figure"), strict=True):
+        start, _, encoded = element.find("audio").get("src").partition(";base64,")
+        assert start == f"data:audio/{kind}" and base64.b64decode(encoded) == data
+        assert element.find("figcaption").text == f"{kind} {subject}"
+    words = " ".join(tree.find("body").itertext())
+    assert not any(other in words for other in {"string", "membrane", "bar", "recording"} - {subject})

@@ -28,7 +28,7 @@ def sound_bytes(
     kind: str = "wav",  # "wav", "flac" or "ogg"
     bits: int = 16,  # wav: 16, 24 or 32 (float); flac: 16 or 24; ogg has no bits, and 16 is what it takes
 ) -> bytes:  # a file
-    "k = round(2^(b−1) x), as a file. Raises ValueError if the signal is not finite, leaves ±1 or does not fit the kind."
+    "k = round(2^(b−1) x), as a file. Raises ValueError if it is not finite, leaves ±1 or does not fit the kind."
     signal = np.asarray(signal, np.float64)
     expected = "(T,) or (T, channels)"
     check(signal.ndim in (1, 2) and signal.size > 0, "shape of signal", got=signal.shape, expected=expected)

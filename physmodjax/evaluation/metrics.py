@@ -30,7 +30,7 @@ def frame_sums(
         "shape of prediction",
         got=prediction.shape,
         expected=f"that of the target, {target.shape}",
-        hint="leave the given frames out of both",
+        hint="leave the context frames out of both",
     )
     check(target.ndim >= 2, "shape of target", got=target.shape, expected="(B, T, ...)")
     real = np.isrealobj(prediction) and np.isrealobj(target)

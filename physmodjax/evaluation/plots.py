@@ -231,7 +231,9 @@ def motion(
     if np.prod(shape[1:]) == 1:
         check_shape("true", predicted if true is None else true, *shape)
         return signal(None if true is None else np.reshape(true, -1), np.reshape(predicted, -1), rate, labels)
-    return waterfall(true, predicted, rate, labels) if len(shape) == 2 else snapshots(true, predicted, rate, None, labels)
+    if len(shape) == 2:
+        return waterfall(true, predicted, rate, labels)
+    return snapshots(true, predicted, rate, None, labels)
 
 # %% ../../nbs/evaluation/plots.ipynb #578fb698
 def eigenvalues(
