@@ -1,6 +1,7 @@
 "Trajectories to learn from, simulated or measured: where they come from, how they are stored, how batches are drawn."
 
 from physmodjax.datasets.batch import Batch, check_batch
+from physmodjax.datasets.dataset import Dataset, LoaderOptions
 from physmodjax.datasets.format import (
     SPLITS,
     DatasetError,
@@ -15,6 +16,7 @@ from physmodjax.datasets.format import (
     write_trajectories,
 )
 from physmodjax.datasets.generate import DatasetSpec, is_complete, read_spec, spec_digest, verify
+from physmodjax.datasets.importers import Facts, Field
 from physmodjax.datasets.loader import (
     Loader,
     Normaliser,
@@ -30,9 +32,13 @@ from physmodjax.datasets.windows import split_window, window_starts
 __all__ = [
     "SPLITS",
     "Batch",
+    "Dataset",
     "DatasetError",
     "DatasetSpec",
+    "Facts",
+    "Field",
     "Loader",
+    "LoaderOptions",
     "Normaliser",
     "Problem",
     "Scene",

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FIELD_UNITS', 'FORMAT_VERSION', 'SPLITS', 'DatasetError', 'check_frames', 'write_trajectories', 'refusal',
            'open_file', 'Source', 'Header', 'check_stored', 'free_memory', 'check_memory', 'read_header', 'read_field',
-           'read_trajectories', 'check_samples', 'read_scalars', 'read_axes', 'rate_of', 'read_manifest', 'check_size',
-           'split_files', 'split_headers', 'read_split']
+           'read_array', 'read_trajectories', 'check_samples', 'read_scalars', 'read_axes', 'rate_of', 'read_manifest',
+           'check_size', 'split_files', 'split_headers', 'read_split']
 
 # %% ../../nbs/datasets/format.ipynb #b92212cb
 import errno
@@ -446,6 +446,16 @@ def _broadcast(header: Header, source: Source, dataset: h5py.Dataset, selection:
     shape = tuple(len(range(*w.indices(size))) for w, size in zip(wanted, header.shape, strict=True))
     whole = np.broadcast_to(values, shape)
     return whole if isinstance(index, slice) else whole[0]
+
+# %% ../../nbs/datasets/format.ipynb #24eec9b5
+def read_array(
+    path: str | os.PathLike,  # the file, for messages
+    file: h5py.File,  # the same, open
+    place: str,  # name of the data set within the file
+) -> np.ndarray:
+    "Every number of a data set. Raises DatasetError naming the file and the data set."
+    with _reading(path, place):
+        return file[place][()]
 
 # %% ../../nbs/datasets/format.ipynb #1515afee
 def read_trajectories(

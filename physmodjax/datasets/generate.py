@@ -378,9 +378,6 @@ def _claim(folder: Path, spec: DatasetSpec) -> None:
     if path.exists():
         _check_same(path, _stored_words(path), spec)
     else:
-        foreign = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
-        if foreign:
-            raise DatasetError(folder, f"holds {foreign[0]} but no spec.json", "choose an empty folder or another name")
         atomic_write(path, json.dumps(spec_to_dict(spec), indent=1).encode())
 
 
@@ -441,11 +438,12 @@ def check_members(
     spec: DatasetSpec,  # what it should be
 ) -> None:
     "Raises DatasetError unless the manifest lists the files of this set, and these and the statistics belong to it."
-    listed, expected = set(read_manifest(folder)["files"]), {shard.file: shard for shard in shards(spec)}
-    if listed != set(expected):
-        got, hint = sorted(listed ^ set(expected))[0], "delete manifest.json and generate the set again"
+    entries, expected = read_manifest(folder)["files"], {shard.file: shard for shard in shards(spec)}
+    if set(entries) != set(expected):
+        got, hint = sorted(set(entries) ^ set(expected))[0], "delete manifest.json and generate the set again"
         raise DatasetError(Path(folder) / "manifest.json", f"does not fit the specification: {got}", hint)
     for name, shard in expected.items():
+        hdf5.check_size(Path(folder) / name, entries[name])
         check_member(Path(folder) / name, spec, shard)
     if not check_statistics(folder):  # a manifest of an earlier version has no checksum of them
         path = Path(folder) / "stats.yaml"
@@ -489,6 +487,16 @@ def is_complete(
     check_statistics(folder)
     return True
 
+# %% ../../nbs/datasets/generate.ipynb #9c4a973b
+def _check_namesake(root: Path, spec: DatasetSpec) -> None:
+    plain = re.sub(r"-[0-9a-f]{8}$", "", spec.name)
+    folder = root / plain
+    if folder.is_dir() and not (folder / "spec.json").exists():
+        foreign = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        hint = f"to train on it say dataset.path={folder}, otherwise choose another name"
+        if foreign:
+            raise DatasetError(folder, f"holds {foreign[0]} but no spec.json: it was not generated here", hint)
+
 # %% ../../nbs/datasets/generate.ipynb #02d6abc1
 def _check_room(spec: DatasetSpec, root: Path) -> None:
     scene, count = spec.scene, spec.n_trajectories
@@ -515,6 +523,7 @@ def generate(
     check_integer("number of parts", part[1])
     check(0 <= part[0] < part[1], "part", got=part, expected="(i, n) with 0 <= i < n")
     folder = Path(root) / spec.name
+    _check_namesake(Path(root), spec)
     if not (folder / "spec.json").exists():  # what cannot be made is refused before there is a folder
         _check_room(spec, folder)
         check(len(spec.scene.shapes) > 0, "modes", got=0, expected="at least one")
