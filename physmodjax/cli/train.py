@@ -33,7 +33,6 @@ from ..evaluation import plots
 from ..evaluation.metrics import RelativeError, error_curve
 from ..evaluation.report import Section, write_report
 from ..experiments.build import build_model
-from ..models.initialise import start_from_data
 from ..solvers.modes import modal_system
 from ..solvers.simulate import simulate
 from ..training.checkpoint import Checkpoints
@@ -63,6 +62,12 @@ class Data(NamedTuple):
         "Grid points along each axis."
         return tuple(self.splits["train"].shape[2:-1])
 
+    def normalised(self, split: str, n: int | None = None) -> np.ndarray:  # (n or fewer, T, *grid, C)
+        "The first n trajectories of a split; None: all."
+        source = self.splits[split]
+        n = len(source) if n is None else min(n, len(source))
+        return self.normaliser.normalise(np.stack([source[i, :] for i in range(n)]))
+
 
 def open_data(
     config: DictConfig,  # the whole configuration
@@ -80,7 +85,7 @@ def open_data(
 
 # %% ../../nbs/cli/train.ipynb #d2fa5aa9
 INITIALISE = ("data", "random", "closed_form")
-_MOST_FITTED = 200  # trajectories from which parameters are read off
+_MOST_FITTED = 200  # trajectories from which parameters are read off, as models.dmd has it
 
 
 def build_network(
@@ -90,7 +95,7 @@ def build_network(
 ) -> nn.Module:  # batched, in training mode
     "The network of a configuration for that grid. Raises ValueError for unknown classes or options."
     network = OmegaConf.to_container(config.model.network, resolve=True)
-    return build_model(network, config.allow, grid=grid, channels=n_channels, n_given=config.model.n_given)
+    return build_model(network, config.allow, grid=grid, channels=n_channels, context=config.model.context)
 
 
 def build_state(
@@ -100,7 +105,7 @@ def build_state(
     x0: np.ndarray,  # (B, I, *grid, C) given frames of a batch, normalised
 ) -> tuple[TrainState, object]:  # state before the first step, optimiser
     "Parameters, optimiser state and random key. Raises ValueError for bad optimiser options."
-    way, train = config.model.initialise, data.splits["train"]
+    way = config.model.initialise
     check_choice("model.initialise", way, INITIALISE)
     optimizer = partial(make_optimizer, total_steps=config.trainer.max_steps, **_optimizer_options(config))
     if way == "closed_form":
@@ -110,9 +115,9 @@ def build_state(
     key = jax.random.key(config.seed)
     state, transform = create_state(network, optimizer, key, x0, averaged=config.trainer.averaged)
     if way != "random":
-        sample = data.normaliser.normalise(np.stack([train[i, :] for i in range(min(_MOST_FITTED, len(train)))]))
-        scale = (data.normaliser.mean, data.normaliser.std)
-        params = start_from_data(network, state.params, sample, *scale)
+        params = network.from_data(state.params, data)
+        got = f"{way} for {type(network).__name__.removeprefix('Batched')}"
+        check(params is not None, "model.initialise", got=got, expected="random", hint="it has no start from data")
         average = params if state.average is not None else None
         state = state.replace(params=params, average=jax.tree.map(np.copy, average))
     return state, transform
@@ -164,7 +169,7 @@ def split_error(
 
 
 def _errors(config, predict, variables, data) -> dict[str, RelativeError]:
-    size, n_given = config.evaluation.batch_size, config.model.n_given
+    size, n_given = config.evaluation.batch_size, config.model.context
     return {
         split: split_error(
             predict, variables, ordered_batches(data.splits[split], data.normaliser, size, n_given), data.normaliser
@@ -183,7 +188,7 @@ def example_rollout(
 ) -> np.ndarray:  # (n_given + n_steps, *grid, C) in physical units, the given frames first
     "The model's continuation of one test trajectory."
     check_example("evaluation.example", index, data.splits["test"])
-    given = data.splits["test"][index, : config.model.n_given]
+    given = data.splits["test"][index, : config.model.context]
     x0 = data.normaliser.normalise(given)[None]
     model = evaluation_mode(network)
     rollout = jax.jit(lambda variables, x0: model.apply(variables, x0, n_steps))(variables, x0)
@@ -210,8 +215,9 @@ def make_pictures(
     curves = {split: error_curve(error)["mse_rel"] for split, error in errors.items()}
     pictures["error_over_time"] = plots.error_over_time(curves, rate)
     system = modal_system(data.spec.parameters, data.spec.n_modes, data.spec.nonlinear)
-    if hasattr(network, "get_eigenvalues"):
-        lam = np.asarray(network.apply(variables, method="get_eigenvalues"))
+    lam = network.apply(variables, method="eigenvalues")
+    if lam is not None:
+        lam = np.asarray(lam)
         exact = np.exp(np.asarray(system.bank.eigenvalues()) / rate)
         pictures["eigenvalues"] = plots.eigenvalues(lam, rate, exact)
     if len(result.history) > 1:
@@ -238,7 +244,7 @@ def true_rollout(
 # %% ../../nbs/cli/train.ipynb #e196cce6
 def audio_steps(config: DictConfig, rate: float) -> int:
     "Samples of the data set's rate (Hz) in the sounds of a run; 0: no sound."
-    return max(config.model.n_given + 1, round(config.audio.duration * rate)) if config.audio.enabled else 0
+    return max(config.model.context + 1, round(config.audio.duration * rate)) if config.audio.enabled else 0
 
 
 def make_sounds(config: DictConfig, data: Data, motion: np.ndarray) -> tuple[dict, dict]:
@@ -334,7 +340,7 @@ def train(
     data = open_data(config)
     check_example("evaluation.example", config.evaluation.example, data.splits["test"])
     network = build_network(config, data.grid, len(data.fields))
-    n_given, size = config.model.n_given, config.trainer.batch_size
+    n_given, size = config.model.context, config.trainer.batch_size
     window = dict(n_given=n_given, window_length=config.trainer.window_length, grid=data.grid)
     loader = Loader(data.splits["train"], batch_size=size, seed=config.seed, normaliser=data.normaliser, **window)
     x0, began = loader.batch_at(0)[0], time.perf_counter()
@@ -402,7 +408,7 @@ def _record(config, folder, data, network, result, checkpoints, logger, started)
 def _look_and_listen(config, data, network, variables, result, errors) -> tuple[dict, dict]:
     "Figures and WAV bytes by file name."
     n_samples = max(data.splits["test"].shape[1], audio_steps(config, data.spec.rate))
-    index, n_steps = config.evaluation.example, n_samples - config.model.n_given
+    index, n_steps = config.evaluation.example, n_samples - config.model.context
     motion = example_rollout(config, network, variables, data, n_steps, index)
     figures, sounds = make_pictures(config, network, variables, data, motion, result, errors), {}
     if config.audio.enabled:
