@@ -195,7 +195,7 @@ def measure(arguments):
         settings, frames_per_second = PUBLISHED.get(arguments.model, ([], None))
         settings = [*(settings if arguments.published else []), *arguments.override]
         config = hydra.compose("train", [f"model={arguments.model}", *settings]).model
-    network = build_model(config.network, grid=(arguments.points,), channels=1, n_given=1)
+    network = build_model(config.network, grid=(arguments.points,), channels=1, context=1)
     shape = (arguments.batch, arguments.steps + 1, arguments.points, 1)
     u = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     batch, n_frames = Batch(u[:, :1], u[:, 1:]), arguments.batch * arguments.steps

@@ -27,6 +27,7 @@ from physmodjax.models.encoders import (
     FourierEncoder,
 )
 from physmodjax.models.mlp import MLP
+from physmodjax.models.model import Scale, TrajectoryData
 from physmodjax.training.losses import mse
 from physmodjax.training.objective import Objective, make_step
 from physmodjax.training.optim import make_optimizer
@@ -35,11 +36,11 @@ from physmodjax.training.state import create_state
 NAMES = ["koopman", "koopman_varying", "modal", "modal_varying", "oscillator"]
 
 
-def network(name, grid=(13,), channels=1, n_given=1, *overrides):
+def network(name, grid=(13,), channels=1, context=1, *overrides):
     "The batched model of conf/model/<name>.yaml, cut down."
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("train", [f"model={name}", "model.network.d_hidden=8", *overrides])
-    return build_model(config.model.network, grid=grid, channels=channels, n_given=n_given)
+    return build_model(config.model.network, grid=grid, channels=channels, context=context)
 
 
 def motions(grid, n=12, n_steps=30, seed=0):
@@ -49,6 +50,11 @@ def motions(grid, n=12, n_steps=30, seed=0):
     shapes = np.linalg.qr(rng.normal(size=(int(np.prod(grid)), 4)))[0]
     q = (rng.normal(size=(n, 1, 4)) * lam ** np.arange(n_steps)[:, None]).real
     return (q @ shapes.T).reshape(n, n_steps, *grid, 1).astype(np.float32)
+
+
+def as_data(u, mean=0.0, std=1.0):
+    "Normalised trajectories as a model takes them, the last two for validation."
+    return TrajectoryData(u[:-2], u[-2:], Scale(np.atleast_1d(mean), np.atleast_1d(std)))
 
 
 def drawn(model, x0, force=None):
@@ -68,7 +74,7 @@ def drawn(model, x0, force=None):
 def test_starts_from_data_and_streams(name, grid):
     "What the configurations build is exact on linear motion before training, and streams the same numbers."
     model, u = network(name, grid), motions(grid)
-    params = model.parameters_from_data(drawn(model, u[:, :1])["params"], u, np.zeros(1), np.ones(1))
+    params = model.from_data(drawn(model, u[:, :1])["params"], as_data(u))
 
     def ways(params, x0):
         def one(state, _):
@@ -83,14 +89,14 @@ def test_starts_from_data_and_streams(name, grid):
     assert np.sum((whole - u[:, 1:]) ** 2) / np.sum(u[:, 1:] ** 2) < 1e-6
 
 
-def test_start_takes_the_scale_and_all_given_frames():
-    "Data with a mean, two channels and two given frames: the same exactness, in normalised units."
+def test_start_takes_the_scale_and_the_whole_context():
+    "Data with a mean, two channels and two context frames: the same exactness, in normalised units."
     v = motions((13,))
     u = np.concatenate([3 + 2 * v, 0.5 * np.roll(v, -1, axis=1)], axis=-1)[:, :-1]
     mean, std = u.mean((0, 1, 2)), u.std((0, 1, 2))
     normal = ((u - mean) / std).astype(np.float32)
     model = network("koopman", (13,), 2, 2)
-    params = model.parameters_from_data(drawn(model, normal[:, :2])["params"], normal, mean, std)
+    params = model.from_data(drawn(model, normal[:, :2])["params"], as_data(normal, mean, std))
     found = jax.jit(lambda x0: model.apply({"params": params}, x0, 27))(normal[:, :2])
     assert np.sum((found - normal[:, 2:]) ** 2) / np.sum(normal[:, 2:] ** 2) < 1e-5
 
@@ -98,7 +104,7 @@ def test_start_takes_the_scale_and_all_given_frames():
 def test_start_wants_linear_parts():
     model, u = network("koopman", (13,), 1, 1, "model.network.decoder.shortcut=false"), motions((13,))
     with pytest.raises(ValueError, match="decoder: got .* expected a linear part") as caught:
-        model.parameters_from_data(drawn(model, u[:, :1])["params"], u, np.zeros(1), np.ones(1))
+        model.from_data(drawn(model, u[:, :1])["params"], as_data(u))
     assert "\n" not in str(caught.value)
 
 
@@ -114,12 +120,14 @@ def test_start_wants_linear_parts():
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_any_bank_and_maps_stream_under_force(bank, maps, grid):
-    "The same numbers frame by frame, on strings and membranes, with two channels and two given frames."
+    "The same numbers frame by frame, on strings and membranes, with two channels and two context frames."
     known = bank.__dataclass_fields__
     dynamics = partial(bank, model=MLP((6,), outputs_per_input=2)) if "model" in known else bank
     small = {"features": (3,)} if maps[0] is ConvEncoder else {"n_modes": 2} if maps[0] is FourierEncoder else {}
     encoder, decoder = (partial(Map, **small) for Map in maps)
-    model = KoopmanAutoencoder(encoder, dynamics, decoder, grid, channels=2, n_given=2, d_hidden=4)
+    model = KoopmanAutoencoder(
+        grid, encoder=encoder, dynamics=dynamics, decoder=decoder, channels=2, context=2, d_hidden=4
+    )
     rng = np.random.default_rng(0)
     x0, force = rng.normal(size=(2, *grid, 2)).astype(np.float32), rng.normal(size=(9, 2)).astype(np.float32)
     variables = drawn(model, x0, force)
@@ -127,9 +135,12 @@ def test_any_bank_and_maps_stream_under_force(bank, maps, grid):
     def ways(variables):
         state = model.apply(variables, x0, method="init_state")
         step = partial(model.apply, variables, method="step")
-        return model.apply(variables, x0, 9, force), jax.lax.scan(step, state, force)[1]
+        head, middle = model.apply(variables, state, 4, force[:4], method="advance")
+        tail, _ = model.apply(variables, middle, 5, force[4:], method="advance")
+        return model.apply(variables, x0, 9, force), jax.lax.scan(step, state, force)[1], jnp.concatenate([head, tail])
 
-    whole, streamed = jax.jit(ways)(variables)
+    whole, streamed, pieces = jax.jit(ways)(variables)
+    np.testing.assert_allclose(pieces, whole, atol=1e-5)
     assert whole.shape == (9, *grid, 2) and np.ptp(whole) > 0
     np.testing.assert_allclose(streamed, whole, atol=1e-5)
 

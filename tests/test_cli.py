@@ -61,7 +61,7 @@ def test_every_option_composes(row):
     grid = spec.n_points if isinstance(spec.n_points, tuple) else (spec.n_points,)
     shrink(config.model.network)
     network = OmegaConf.to_container(config.model.network)
-    build_model(network, grid=grid, channels=len(config.model.fields), n_given=config.model.n_given)
+    build_model(network, grid=grid, channels=len(config.model.fields), context=config.model.context)
 
 
 @pytest.mark.parametrize("name", ["train", "generate", "evaluate", "render"])
@@ -199,7 +199,7 @@ MISTAKES = {
     "no step": (["trainer.max_steps=0"], "trainer.max_steps: got 0"),
     "negative seed": (["seed=-1"], "seed: got -1"),
     "unknown field": (["model.fields=[pressure]"], "field pressure"),
-    "no given frame": (["model.n_given=0"], "n_given: got 0"),
+    "no context frame": (["model.context=0"], "context: got 0"),
     "unknown loss": (["+loss.weights.mes=1"], "mes"),
     "no such example": (["evaluation.example=9"], "evaluation.example: got 9"),
     "pickup off the string": (["audio.pickup=2"], "audio.pickup: got 2"),

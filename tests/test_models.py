@@ -5,11 +5,16 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from physmodjax.cli.config import CONF, build_model
+from physmodjax.cli.config import CONF, build_spec
 from physmodjax.core.scan import rollout
+from physmodjax.datasets.format import read_split
+from physmodjax.datasets.generate import generate
+from physmodjax.datasets.loader import load_normaliser
+from physmodjax.experiments.build import build_model
 from physmodjax.models.batching import batched
 from physmodjax.models.dmd import DMDModel, fit_modes
 from physmodjax.models.fno import AutoregressiveFNO, FNOModel, field, spectrum
+from physmodjax.models.model import Model, Scale, TrajectoryData, check_model
 from physmodjax.solvers import MYLAR_MEMBRANE, NYLON_STRING, draw_shape, modal_system, simulate
 
 
@@ -39,7 +44,8 @@ def test_dmd_is_exact_on_linear_motion(grid):
     model = batched(DMDModel)(grid, n_modes=16)
     with jax.enable_x64(True):
         x0 = jnp.asarray((unseen[:, :1] - mean) / std)
-        variables = {"params": model.parameters_from_data(drawn(model, x0)["params"], (train - mean) / std, mean, std)}
+        data = TrajectoryData((train - mean) / std, (unseen[:, :120] - mean) / std, Scale(mean, std))
+        variables = {"params": model.from_data(drawn(model, x0)["params"], data)}
         prediction = np.asarray(jax.jit(lambda v, x0: model.apply(v, x0, 239))(variables, x0)) * std + mean
     error = np.sum((prediction - unseen[:, 1:]) ** 2) / np.sum(unseen[:, 1:] ** 2)
     assert error < 1e-8
@@ -96,25 +102,136 @@ def test_an_operator_streams_what_it_rolls_out(Model, edges):
 # Every model of conf/model
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+# what the optimiser of earlier runs moved slowly
+RECURRENT = set("nu_log theta_log gamma_log stretch_log share_log real_imag angles magnitudes log_step "
+                "Lambda_re Lambda_im B B_re B_im C C_re C_im".split())
+
+
+def configured(name, grid=(41,), **changes):
+    "The batched model of conf/model/<name>.yaml and its configuration; few layers are traced faster."
+    config = OmegaConf.load(CONF / "model" / f"{name}.yaml")
+    if "n_layers" in config.network:
+        config.network.n_layers = min(config.network.n_layers, 2)
+    config = OmegaConf.merge(config, changes)
+    return build_model(config.network, grid=grid, channels=len(config.fields), context=config.context), config
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_configured_model_has_the_interface(name):
-    "Shapes of a rollout, for one frame and for many, without computing any number."
-    config = OmegaConf.load(CONF / "model" / f"{name}.yaml")
-    if "n_layers" in config.network:
-        config.network.n_layers = min(config.network.n_layers, 2)  # traced faster
-    channels, n_given = len(config.fields), config.n_given
-    model = build_model(config.network, grid=(41,), channels=channels, n_given=n_given)
-    x0 = jnp.zeros((3, n_given, 41, channels))
+@pytest.mark.parametrize("context", [1, 3])
+def test_every_configured_model_has_the_interface(name, context):
+    "Shapes of a rollout, for one frame and for many, without computing any number; the leaves it calls recurrent."
+    model, config = configured(name, context=context)
+    check_model(model)
+    x0 = jnp.zeros((3, context, 41, len(config.fields)))
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     variables = jax.eval_shape(lambda: model.init(rngs, x0, 2))
     calm = model.clone(training=False) if hasattr(model, "training") else model
     for n_steps in (1, 7):
         out = jax.eval_shape(lambda v, n=n_steps: calm.apply(v, x0, n), variables)
-        assert out.shape == (3, n_steps, 41, channels)
+        assert out.shape == (3, n_steps, *x0.shape[2:])
     state = jax.eval_shape(lambda v: calm.apply(v, x0, method="init_state"), variables)
     after, frame = jax.eval_shape(lambda v, s: calm.apply(v, s, method="step"), variables, state)
-    assert frame.shape == (3, 41, channels)
-    shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), part) for part in (state, after)]
-    assert shapes[0] == shapes[1]
+    assert frame.shape == (3, *x0.shape[2:])
+    frames, far = jax.eval_shape(lambda v, s: calm.apply(v, s, 7, method="advance"), variables, state)
+    assert frames.shape == (3, 7, *x0.shape[2:])
+    shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), part) for part in (state, after, far)]
+    assert shapes[0] == shapes[1] == shapes[2]
+    if model.takes_mask:
+        mask = jnp.ones((3, 7), bool)
+        assert jax.eval_shape(lambda v: calm.apply(v, x0, 7, mask=mask), variables).shape == (3, 7, *x0.shape[2:])
+    leaves = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(variables["params"])}
+    assert set(model.recurrent_parameters) & leaves == RECURRENT & leaves
+    assert set(model.recurrent_parameters) <= leaves
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_advances_are_one(name):
+    "From a carried state, single steps among them, for every configured model as it is drawn."
+    model, config = configured(name, grid=(41,))
+    model = model.clone(training=False) if hasattr(model, "training") else model
+    x0 = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1, 41, 1)).astype(np.float32))
+
+    def uses(key):
+        variables = model.init({"params": key, "dropout": key}, x0, 2)
+        use = lambda *args, method=None: model.apply(variables, *args, method=method)  # noqa: E731
+        start = use(x0, method="init_state")
+        head, state = use(start, 5, method="advance")
+        state, frame = use(state, method="step")
+        tail, _ = use(state, 140, method="advance")
+        return use(x0, 146), jnp.concatenate([head, frame[:, None], tail], axis=1)
+
+    whole, pieces = jax.jit(uses)(jax.random.key(0))
+    np.testing.assert_allclose(pieces, whole, atol=1e-4 * max(1.0, float(np.abs(whole).max())))
+
+
+def test_the_recurrence_of_a_layer_is_a_choice_of_the_configuration():
+    "The modal recurrence in the stack of the LRU, by keys alone; its parameters are those of that class."
+    swap = {"recurrence": {"dynamics": {"_target_": "physmodjax.dynamics.DiscreteModalDynamics"}}}
+    config = OmegaConf.load(CONF / "model" / "lru.yaml")
+    del config.network.recurrence.dynamics.clip_eigs
+    network = OmegaConf.merge(config.network, swap)
+    model = build_model(network, grid=(9,), channels=1, context=1)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((2, 1, 9, 1)), 2))["params"]
+    assert set(shapes["layers_1"]["linear"]["dynamics"]) == {"real_imag"}
+    assert set(model.recurrent_parameters) == {"real_imag", "gamma_log", "B_re", "B_im", "C_re", "C_im"}
+
+
+# The contract
+
+def signature(**methods):
+    return type("Mine", (Model,), methods)
+
+
+@pytest.mark.parametrize("methods, words", [
+    ({"__call__": lambda self, x0, n_steps: x0}, "expected __call__(self, x0, n_steps, forcing=None)"),
+    ({"__call__": lambda self, x0, n_steps, forcing: x0}, "expected __call__(self, x0, n_steps, forcing=None)"),
+    ({"step": lambda self, state, forcing=None: state}, "got step, expected __call__"),
+    ({"init_state": lambda self, x0, y: x0, "step": lambda self, s, forcing=None: s}, "init_state(self, x0)"),
+    ({}, "got none, expected __call__"),
+], ids=str)
+def test_another_signature_is_refused_in_one_line(methods, words):
+    with pytest.raises(ValueError) as caught:
+        check_model(signature(**methods))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+# Starts from few trajectories
+
+@pytest.fixture(scope="module")
+def few_plucks(tmp_path_factory):
+    "24 plucks of 200 samples for training, as a model takes them, and the test split."
+    spec = OmegaConf.merge(OmegaConf.load(CONF / "dataset" / "string.yaml"), {"n_trajectories": 30, "n_steps": 200})
+    folder = generate(build_spec(spec), tmp_path_factory.mktemp("few"), progress=False)
+    scale = load_normaliser(folder, ("displacement",))
+    train, valid, test = (read_split(folder, split, ("displacement",)) for split in ("train", "valid", "test"))
+    return TrajectoryData(scale.normalise(train), scale.normalise(valid), Scale(scale.mean, scale.std)), test
+
+
+@pytest.mark.parametrize("context", [1, 2, 3])
+@pytest.mark.parametrize("name", ["dmd", "oscillator", "lru", "koopman", "s5"])
+def test_a_start_from_few_trajectories_is_better_than_silence(name, context, few_plucks):
+    data, test = few_plucks
+    model, _ = configured(name, grid=(51,), context=context)
+    x0 = (test[:, :context] - data.normaliser.mean) / data.normaliser.std
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    variables = jax.jit(lambda: model.init(rngs, x0, 2))()
+    params = model.from_data(variables["params"], data)
+    calm = model.clone(training=False) if hasattr(model, "training") else model
+    n_steps = test.shape[1] - context
+    y = jax.jit(lambda params: calm.apply({**variables, "params": params}, x0, n_steps))(params)
+    truth = test[:, context:]
+    error = np.sum((np.asarray(y) * data.normaliser.std + data.normaliser.mean - truth) ** 2) / np.sum(truth**2)
+    print(name, context, error)
+    assert error < 1.0
+
+
+def test_a_start_worse_than_silence_is_left_out(caplog):
+    "Noise has no modes that continue it: the parameters stay as drawn, and one line of the log says so."
+    noise = np.random.default_rng(0).normal(size=(14, 40, 13, 1)).astype(np.float32)
+    silence = np.zeros_like(noise[10:])
+    silence[:, 0] = noise[10:, 0]  # what follows is nothing, and nothing can be better than that
+    data = TrajectoryData(noise[:10], silence, Scale(np.zeros(1), np.ones(1)))
+    model = DMDModel((13,), n_modes=4)
+    params = drawn(model, jnp.asarray(noise[0, :1]))["params"]
+    assert model.from_data(params, data) is params
+    assert len(caplog.records) == 1 and "no better than silence" in caplog.text

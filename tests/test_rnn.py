@@ -1,5 +1,7 @@
 """Recurrent networks, every cell on every grid: the checks that are too slow for the notebooks."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -69,8 +71,8 @@ def test_gradient_ignores_padding(cell):
 @pytest.mark.parametrize("grid, channels, feedback", [(*GRIDS[0], True), (*GRIDS[1], False)])
 @pytest.mark.parametrize("cell", CELLS)
 def test_rnn_model_streams(cell, feedback, grid, channels):
-    fields = dict(d_model=8, n_layers=1, cell=cell, d_vars=channels, feedback=feedback, initial="learned")
-    model, many = RNNModel(**fields), batched(RNNModel)(**fields)
+    fields = dict(d_model=8, n_layers=1, cell=cell, feedback=feedback, initial="learned")
+    model, many = (kind(grid, channels, context=2, **fields) for kind in (RNNModel, batched(RNNModel)))
     x0 = numbers(0, 3, 2, *grid, channels)
     variables = random_variables(many, x0, 7)
     y = jax.jit(many.apply, static_argnums=2)(variables, x0, 7)
@@ -79,6 +81,32 @@ def test_rnn_model_streams(cell, feedback, grid, channels):
     for n in range(7):
         state, y_n = step(state)
         close(y_n, y[1, n], 1e-5)
+    start = model.apply(variables, x0[1], method="init_state")
+    head, middle = model.apply(variables, start, 3, method="advance")
+    tail, _ = model.apply(variables, middle, 4, method="advance")
+    close(np.concatenate([head, tail]), y[1], 1e-5)
+
+
+@pytest.mark.parametrize("feedback", [True, False])
+def test_padding_of_a_rollout(feedback):
+    "Outputs and gradient with a mask are those of the shorter rollouts; NaN force behind it is not seen."
+    model = batched(RNNModel)((11,), d_model=8, d_forcing=1, feedback=feedback, initial="learned")
+    x0, force = numbers(0, 2, 1, 11, 1), numbers(1, 2, 9, 11, 1)
+    variables, mask = random_variables(model, x0, 9, force), np.arange(9) < np.array([9, 5])[:, None]
+
+    @partial(jax.jit, static_argnums=2)
+    def run(variables, force, n_steps, mask):
+        def loss(variables):
+            y = model.apply(variables, x0, n_steps, force, mask)
+            return jnp.sum(y[0] ** 2) + jnp.sum(y[1, :5] ** 2), y
+
+        return jax.value_and_grad(loss, has_aux=True)(variables)
+
+    (_, whole), gradient = run(variables, force, 9, None)
+    (_, padded), padded_gradient = run(variables, force.at[1, 5:].set(jnp.nan), 9, mask)
+    assert not padded[~mask].any()
+    close(padded[mask], whole[mask], 1e-5)
+    close(padded_gradient, gradient, 1e-4)
 
 
 def test_float64_throughout():

@@ -175,7 +175,7 @@ def open_split(
     source = data.splits[config.split]
     if config.n_steps is not None:
         check_integer("n_steps", config.n_steps)
-        n_samples = config.n_steps + merged.model.n_given
+        n_samples = config.n_steps + merged.model.context
         short = n_samples > source.shape[1]
         source = Simulated(data.spec, config.split, data.fields, n_samples) if short else Cut(source, n_samples)
     return data._replace(normaliser=trained.normaliser), source
@@ -194,7 +194,7 @@ def measure(
 ) -> RelativeError:
     "Errors of all predicted frames, accumulated. Raises ValueError if shapes do not fit."
     check_integer("batch_size", batch_size)
-    n_given = trained.config.model.n_given
+    n_given = trained.config.model.context
     batches = ordered_batches(source, trained.normaliser, batch_size, n_given, trained.grid)
     return split_error(make_predict(trained.network), trained.variables, batches, trained.normaliser)
 
@@ -207,7 +207,7 @@ def evaluation_pictures(
 ) -> dict:  # figures by file name
     "Pictures of an evaluation. Raises ValueError if there is no such trajectory."
     check_example("example", example, source)
-    n_given, truth = trained.config.model.n_given, source[example, :]
+    n_given, truth = trained.config.model.context, source[example, :]
     normalised = trained.normaliser.normalise(truth)[None]
     batch = Batch(normalised[:, :n_given], normalised[:, n_given:])
     rest = trained.normaliser.denormalise(np.asarray(make_predict(trained.network)(trained.variables, batch))[0])
@@ -230,7 +230,7 @@ def evaluate(
     size = trained.config.evaluation.batch_size if config.batch_size is None else config.batch_size
     error = measure(trained, source, size)
     figures = evaluation_pictures(trained, source, error, config.example)
-    n_steps = source.shape[1] - trained.config.model.n_given
+    n_steps = source.shape[1] - trained.config.model.context
     facts = {"run": str(trained.folder), "model": trained.config.model.name, "step": trained.step}
     facts |= {"dataset": data.spec.name, "split": config.split, "n_trajectories": len(source), "n_steps": n_steps}
     result = facts | error.result()

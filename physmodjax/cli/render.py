@@ -65,7 +65,7 @@ def motions(
     n_samples: int,  # the given frames included
 ) -> tuple[np.ndarray, np.ndarray]:  # model, simulation: (n_samples, *grid) float32, m
     "Displacement after a pluck. Raises ValueError if the model's does not stay finite."
-    spec, n_given = trained.spec, trained.config.model.n_given
+    spec, n_given = trained.spec, trained.config.model.context
     fields = tuple(trained.config.model.fields)
     check("displacement" in fields, "fields of the model", got=fields, expected="displacement among them")
     check(n_samples > n_given, "duration", got=f"{n_samples} samples", expected=f"more than the {n_given} given")

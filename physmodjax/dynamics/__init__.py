@@ -1,6 +1,6 @@
-"""Recurrent cells and networks, and the linear recurrences."""
+"""Recurrences, linear and not, and recurrent cells and networks."""
 
-from physmodjax.dynamics.base import BaseModalDynamics, EigenvalueBank
+from physmodjax.dynamics.base import BaseModalDynamics, LinearRecurrence, Recurrence
 from physmodjax.dynamics.cells import (
     CELLS,
     GRUCell,
@@ -41,6 +41,7 @@ from physmodjax.dynamics.rnn import (
     masked_mean,
     sequence_mask,
 )
+from physmodjax.dynamics.s5 import S5Dynamics
 
 __all__ = [
     "BaseModalDynamics",
@@ -51,7 +52,6 @@ __all__ = [
     "DiscreteModalDynamics",
     "DiscreteModalDynamicsAngleMag",
     "DiscreteModalDynamicsVarying",
-    "EigenvalueBank",
     "GRUCell",
     "GRUKeepCell",
     "GRUResetAfterCell",
@@ -59,11 +59,14 @@ __all__ = [
     "LRUDynamicsModulated",
     "LRUDynamicsVarying",
     "LSTMCell",
+    "LinearRecurrence",
     "MGUCell",
     "OscillatorDynamics",
     "Physics",
     "RNNCell",
     "RNNLayer",
+    "Recurrence",
+    "S5Dynamics",
     "StackedRNN",
     "URLSTMCell",
     "carry_from_hidden",

@@ -17,7 +17,7 @@ import numpy as np
 from ..core.checks import check, check_positive, check_shape
 from ..utils.clamp import magic_clamp
 from ..utils.eigenvalues import ensure_positive_imaginary_parts
-from .base import BaseModalDynamics, as_state, check_radii, modulation, stepped_states
+from .base import LinearRecurrence, as_state, check_radii, modulation
 
 # %% ../../nbs/dynamics/lru.ipynb #227b9968
 def matrix_init(
@@ -101,13 +101,15 @@ def _check_moduli(lam, limit):
         check(fits, "|lam|", got=f"a maximum of {modulus.max()}", expected=f"at most {limit:g}", hint=hint)
 
 # %% ../../nbs/dynamics/lru.ipynb #7da9eccc
-class LRUDynamics(BaseModalDynamics):
+class LRUDynamics(LinearRecurrence):
     "lam = exp(-e^nu_log + i e^theta_log); arXiv 2303.06349. Raises ValueError unless 0 <= r_min <= r_max <= 1."
 
     r_min: float = 0.0  # smallest initial modulus
     r_max: float = 1.0  # largest initial modulus
     max_phase: float = 2 * np.pi  # largest initial phase, rad
     clip_eigs: bool = False  # True: log-moduli are at most -1e-5
+
+    recurrent_parameters = ("nu_log", "theta_log")
 
     def __post_init__(self):
         check_radii(self.r_min, self.r_max, limit=1.0)
@@ -138,11 +140,17 @@ class LRUDynamics(BaseModalDynamics):
         phase = jnp.remainder(angle_factor * (log_lam.imag - 2 * jnp.pi * turns), 2 * jnp.pi)
         self._store(**lru_logs(jax.lax.complex(radius_factor * log_lam.real, phase)))
 
+    def gain_log(self) -> jax.Array:  # (d_hidden,) real
+        "log √(1 - |lam|²), equation (3), also where |lam| rounds to 1."
+        return gamma_log_init(None, (self.nu_log, self.theta_log))
+
 # %% ../../nbs/dynamics/lru.ipynb #867aa616
 class LRUDynamicsVarying(LRUDynamics, kw_only=True):
     "y_n = z_n m(|z_n|^2) with z_n = lam^n z_0. Raises ValueError if m's output is not 2 d_hidden wide."
 
     model: nn.Module  # m: (…, d_hidden) -> (…, 2 d_hidden), real
+
+    modulates = 1.0
 
     def readout(self, z: jax.Array) -> jax.Array:  # z, result: (…, d_hidden) complex
         "The state times the complex factor that m reads off its squared moduli, equation (4)."
@@ -155,24 +163,16 @@ class LRUDynamicsModulated(LRUDynamics, kw_only=True):
     model: nn.Module  # m: (…, d_hidden) -> (…, 2 d_hidden), real
     max_shift: float = 1.0  # c, the largest shift of log decay and log phase
 
+    linear = False
+    modulates = 0.0
+
     def __post_init__(self):
         check_positive("max_shift", self.max_shift)
         super().__post_init__()
 
     def step(self, z: jax.Array, f: jax.Array | None = None) -> jax.Array:  # z, f, result: (d_hidden,) complex
         "The state one sample later, equation (5). Raises ValueError for a wrong width."
-        return self._step(self.model, z, f)
-
-    def _step(self, model, z, f):
         z = as_state(z, self.d_hidden)
-        a, b = (self.max_shift * jnp.tanh(half) for half in modulation(model, z))
+        a, b = (self.max_shift * jnp.tanh(half) for half in modulation(self.model, z))
         z = z * jnp.exp(lru_exponent(self.nu_log + a, self.theta_log + b, self.clip_eigs))
         return z if f is None else z + as_state(f, self.d_hidden)
-
-    def compute_dynamics(self, x: jax.Array, n_steps: int, f: jax.Array | None = None) -> jax.Array:  # (n_steps, H)
-        "States that follow x, one step at a time. Raises ValueError as `advance` does."
-        if self.is_initializing():
-            modulation(self.model, as_state(x, self.d_hidden))
-        model, weights = self.model.unbind()
-        step = lambda z, f: self._step(lambda power: model.apply(weights, power), z, f)  # noqa: E731
-        return stepped_states(self, x, n_steps, f, step)

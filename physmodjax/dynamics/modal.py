@@ -16,7 +16,7 @@ import numpy as np
 
 from ..core.checks import check, check_shape
 from ..utils.clamp import magic_clamp
-from .base import BaseModalDynamics, check_radii, modulation
+from .base import LinearRecurrence, check_radii, modulation
 
 # %% ../../nbs/dynamics/modal.ipynb #c24782f3
 def constrain_to_unit_circle(
@@ -79,7 +79,7 @@ def init_real_imag(
     return jnp.stack([lam.real, lam.imag], axis=-1)
 
 # %% ../../nbs/dynamics/modal.ipynb #24358542
-class RingDynamics(BaseModalDynamics):
+class RingDynamics(LinearRecurrence):
     "Eigenvalues that start in a ring. Raises ValueError unless 0 <= r_min <= r_max and min_phase <= max_phase."
 
     clip: bool = True  # True: moduli are kept in [1e-8, 1]
@@ -95,6 +95,8 @@ class RingDynamics(BaseModalDynamics):
 # %% ../../nbs/dynamics/modal.ipynb #de4b60dc
 class DiscreteModalDynamics(RingDynamics):
     "lam = x + i y, brought to the unit disc if `clip`. Raises ValueError as `RingDynamics`."
+
+    recurrent_parameters = ("real_imag",)
 
     def setup(self):
         ring = (self.r_min, self.r_max, self.min_phase, self.max_phase)
@@ -114,6 +116,8 @@ class DiscreteModalDynamics(RingDynamics):
 # %% ../../nbs/dynamics/modal.ipynb #2e2039ea
 class DiscreteModalDynamicsAngleMag(RingDynamics):
     "lam = rho e^(i phi), rho clamped if `clip`. Raises ValueError as `RingDynamics`."
+
+    recurrent_parameters = ("angles", "magnitudes")
 
     def setup(self):
         def draw(key, which):
@@ -139,6 +143,8 @@ class DiscreteModalDynamicsVarying(DiscreteModalDynamics, kw_only=True):
     "y_n = z_n m(|z_n|^2) with z_n = lam^n z_0. Raises ValueError if m's output is not 2 d_hidden wide."
 
     model: nn.Module  # m: (…, d_hidden) -> (…, 2 d_hidden), real
+
+    modulates = 1.0
 
     def readout(self, z: jax.Array) -> jax.Array:  # z, result: (…, d_hidden) complex
         "The state times the complex factor that m reads off its squared moduli, equation (3)."

@@ -99,7 +99,7 @@ _WORDS = ("_target_", "_partial_")
 def build_model(
     network: Mapping,  # plain data: _target_ and options of the class
     allow: Sequence[str] = (),  # packages of the user's that may be named beside this one
-    **sizes,  # what follows from the data: grid, channels, n_given
+    **sizes,  # what follows from the data: grid, channels, context
 ) -> nn.Module:  # batched, in training mode
     "The model a configuration describes. Raises ValueError if it names a class from elsewhere or an unknown option."
     check("_target_" in network, "network", got="no _target_", expected="the class of the model")

@@ -16,7 +16,7 @@ from ..core.checks import check
 
 # %% ../../nbs/models/batching.ipynb #baba3fc4
 STATIC = ("n_steps",)  # arguments that are the same for every example
-METHODS = ("__call__", "init_state", "step", "encode", "advance", "decode", "loss_terms")  # methods that take examples
+METHODS = ("__call__", "init_state", "step", "advance", "decode", "loss_terms")  # methods that take examples
 
 
 def _arguments(method: Callable) -> list[str]:

@@ -29,6 +29,8 @@ class FrameMap(nn.Module):
     channels: int  # numbers at a point
     width: int  # numbers in a code
 
+    foldable = False  # True: takes `fold`, what to make of the first kernels before a code meets them
+
     def __post_init__(self):
         object.__setattr__(self, "grid", tuple(self.grid))
         check(len(self.grid) > 0, "grid", got="no axes", expected="points along at least one axis")
@@ -87,6 +89,8 @@ class DenseEncoder(DenseMap):
 
 class DenseDecoder(DenseMap):
     "A perceptron from a code to a frame."
+
+    foldable = True
 
     @nn.compact
     def __call__(self, z: jax.Array, fold: Callable | None = None) -> jax.Array:  # (..., width) -> (..., *grid, C)
