@@ -183,7 +183,7 @@ def products_alone(params, n_frames, key):
 
 def training_step(network, batch):
     "One step of training as a function of nothing, its state and the seconds its compilation took."
-    optimizer = partial(make_optimizer, total_steps=1000)
+    optimizer = partial(make_optimizer, total_steps=1000, recurrent=network.recurrent_parameters)
     state, transform = create_state(network, optimizer, jax.random.key(0), batch.context)
     step, start = jax.jit(make_step(Objective(network), transform)), time.perf_counter()
     step = step.lower(state, batch).compile()
