@@ -31,7 +31,8 @@ from .. import __version__
 from ..core.checks import check, check_choice, check_integer
 from ..core.files import atomic_write
 from ..objects import PRESETS, warn_if_aliased
-from ..solvers.simulate import SimulationError, Substeps, simulate
+from ..solvers.simulate import simulate
+from ..solvers.substeps import SimulationError, Substeps
 from . import format as hdf5
 from .format import DatasetError, check_samples, read_header, read_manifest, write_trajectories
 from .loader import check_statistics, statistics

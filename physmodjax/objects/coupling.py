@@ -38,6 +38,9 @@ class Coupling(Protocol):
     ) -> jax.Array:  # (M, ...) change of velocity
         "first·F + second·F'F."
 
+    def columns(self) -> "Coupling":
+        "The same, its arrays (M, 1), or (M, B) where each of B systems has its own, to stand beside states (M, B)."
+
 # %% ../../nbs/objects/coupling.ipynb #0d747bbb
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -68,6 +71,10 @@ class Uncoupled:
     ) -> jax.Array:  # (M, ...) zeros
         "0."
         return jnp.zeros_like(q)
+
+    def columns(self) -> "Uncoupled":
+        "Itself."
+        return self
 
 # %% ../../nbs/objects/coupling.ipynb #995e609a
 @jax.tree_util.register_dataclass
@@ -111,3 +118,8 @@ class TensionCoupling:
         rough = jnp.sum(weighted * weighted, axis=0)
         c = self.strength
         return c * stretch * weighted * (second * c * (weights * stretch + 2 * rough) - first)
+
+    def columns(self) -> "TensionCoupling":
+        "Weights (M, 1) of one system; of a stack with weights (B, M), (M, B) beside strengths (B,)."
+        weights = jnp.asarray(self.weights)
+        return TensionCoupling(jnp.asarray(self.strength), weights.T if weights.ndim == 2 else weights[:, None])

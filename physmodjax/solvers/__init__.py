@@ -40,8 +40,11 @@ from physmodjax.solvers.excitation import (
 )
 from physmodjax.solvers.finite_difference import GridMotion, GridSystem, grid_system, simulate_finite_difference
 from physmodjax.solvers.forcing import force_signal, point_forcing
+from physmodjax.solvers.groups import group_size
 from physmodjax.solvers.pickup import bridge_force, pickup
-from physmodjax.solvers.simulate import Substeps, choose_substeps, simulate
+from physmodjax.solvers.problem import Problem, stack_systems
+from physmodjax.solvers.simulate import simulate
+from physmodjax.solvers.substeps import SimulationError, Substeps, choose_substeps, substeps_for
 
 __all__ = [
     "BASS_STRING",
@@ -63,6 +66,8 @@ __all__ = [
     "Hammer",
     "MembraneParameters",
     "ModalSystem",
+    "Problem",
+    "SimulationError",
     "StringParameters",
     "Substeps",
     "bridge_force",
@@ -73,6 +78,7 @@ __all__ = [
     "force_signal",
     "gaussian_shape",
     "grid_system",
+    "group_size",
     "modal_mass",
     "modal_system",
     "nearest_note",
@@ -87,6 +93,8 @@ __all__ = [
     "simulate_contact",
     "simulate_finite_difference",
     "single_mode_shape",
+    "stack_systems",
+    "substeps_for",
     "triangular_shape",
     "warn_if_aliased",
 ]

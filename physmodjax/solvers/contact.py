@@ -18,7 +18,8 @@ from jax import lax
 from ..core.checks import check, check_choice, check_finite, check_integer, check_positive, check_shape
 from ..core.splitting import Flow, apply_flow, damped_flow
 from ..objects.modes import ModalSystem
-from .simulate import Substeps, refuse_overflow
+from .problem import Problem
+from .substeps import Substeps, refuse_overflow, whole_substeps
 
 # %% ../../nbs/solvers/contact.ipynb #f49906d4
 def _power(depth, factor, exponent):
@@ -169,7 +170,7 @@ def _contact_kick(contact, place, state, h):
     )
 
 # %% ../../nbs/solvers/contact.ipynb #19da77ab
-def _make_strang(system, contact, place):
+def _make_strang(coupling, contact, place):
     "(state, flow over h/2, h, force) -> state after h."
 
     def drift(state, flow, t, force):
@@ -179,9 +180,9 @@ def _make_strang(system, contact, place):
         return state._replace(q=q, qdot=qdot, height=state.height + t * state.velocity)
 
     def tension(state, t):
-        if system.coupling.linear:
+        if coupling.linear:
             return state
-        return state._replace(qdot=state.qdot + system.coupling.kick(state.q, t, 0.0))
+        return state._replace(qdot=state.qdot + coupling.kick(state.q, t, 0.0))
 
     def strang(state, flow, h, force):
         state = tension(drift(state, flow, h / 2, force), h / 2)
@@ -191,10 +192,9 @@ def _make_strang(system, contact, place):
     return strang
 
 # %% ../../nbs/solvers/contact.ipynb #f8f9586c
-def _make_advance(system, contact, place, dt, substeps, order):
+def _make_advance(strang, bank, h, substeps, order):
     "(state, force) -> state one sample later."
-    strang, h = _make_strang(system, contact, place), dt / substeps
-    coarse, fine = (Flow(*(x[:, None] for x in damped_flow(system.bank, h / part))) for part in (2, 4))
+    coarse, fine = (Flow(*(x[:, None] for x in damped_flow(bank, h / part))) for part in (2, 4))
 
     def advance(state, force):
         return lax.fori_loop(0, substeps, lambda _, inner: strang(inner, coarse, h, force), state)
@@ -202,10 +202,10 @@ def _make_advance(system, contact, place, dt, substeps, order):
     def advance_twice(start, force):
         def one(i, carry):
             choose = lambda condition, yes, no: jax.tree.map(partial(jnp.where, condition), yes, no)  # noqa: E731
-            state, kept = carry
-            state, kept = choose(i == substeps, start, state), choose(i == substeps, state, kept)
+            state, rough = carry
+            state, rough = choose(i == substeps, start, state), choose(i == substeps, state, rough)
             state = strang(state, choose(i < substeps, coarse, fine), jnp.where(i < substeps, h, h / 2), force)
-            return state, kept
+            return state, rough
 
         refined, rough = lax.fori_loop(0, 3 * substeps, one, (start, start))
         return jax.tree.map(lambda fine, coarse: (4 * fine - coarse) / 3, refined, rough)
@@ -223,31 +223,44 @@ class ContactHistory(NamedTuple):
     work: jax.Array  # J, done on the object so far
 
 
-def _solve_once(system, contact, read, q0, qdot0, dt, n_steps, substeps, order, forcing):
-    "(B, M) -> (B, T, M) twice and a history of (B, T); read (B, M)."
+class _Touched(NamedTuple):
+    problem: Problem  # flat
+    contact: object  # Hammer or Bow, its quantities (B,)
+    read: jax.Array  # (B, M) u(x0) = Σ read·q
+
+    def take(self, indices, n_steps):
+        "Some trajectories, or the first part of them."
+        contact = jax.tree.map(lambda x: x[indices], self.contact)
+        return _Touched(self.problem.take(indices, n_steps), contact, self.read[indices])
+
+
+def _solve_once(touched, dt, substeps, order):
+    "q, q' (B, T, M) and a history of (B, T)."
+    problem, contact, read = touched
+    system, q, qdot = problem.system, problem.q0.T, problem.qdot0.T
     place = _Place(read.T, (read * system.basis.norms).T / system.mass)
-    q, qdot = q0.T, qdot0.T
     under = jnp.sum(place.read * q, axis=0)
     state = _State(q, qdot, *contact.start(under), 0 * under, 0 * under)
-    advance = _make_advance(system, contact, place, dt, substeps, order)
+    h = dt / substeps
+    advance = _make_advance(_make_strang(system.coupling, contact, place), system.bank, h, substeps, order)
 
-    def look(state):
+    def observe(state):
         depth = state.height - jnp.sum(place.read * state.q, axis=0)
         force = contact.push(depth, state.velocity - jnp.sum(place.read * state.qdot, axis=0))
         return state.q, state.qdot, ContactHistory(force, *state[2:])
 
     def sample(state, force):
         state = advance(state, force)
-        return state, look(state)
+        return state, observe(state)
 
-    forcing = None if forcing is None else jnp.transpose(forcing, (1, 2, 0))
-    _, rest = lax.scan(sample, state, forcing, length=n_steps - 1)
-    run = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), look(state), rest)
+    forcing = None if problem.forcing is None else jnp.transpose(problem.forcing, (1, 2, 0))
+    _, rest = lax.scan(sample, state, forcing, length=problem.n_steps - 1)
+    run = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), observe(state), rest)
     return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), run)
 
 
-_solve = jax.jit(_solve_once, static_argnames=("n_steps", "order"))  # any number of sub-steps in one compilation
-_solve_fixed = jax.jit(_solve_once, static_argnames=("n_steps", "order", "substeps"))  # can be differentiated
+_solve = jax.jit(_solve_once, static_argnames="order")  # any number of sub-steps in one compilation
+_solve_fixed = jax.jit(_solve_once, static_argnames=("order", "substeps"))  # can be differentiated
 
 # %% ../../nbs/solvers/contact.ipynb #8c9dd86a
 _SAMPLE, _PART, _MOST = 8, 1000, 1024
@@ -266,16 +279,13 @@ def choose_contact_substeps(
 ) -> Substeps:
     "Sub-steps found by doubling, for a sample of the batch and its first part. Raises ValueError if none is enough."
     check_positive("rtol", rtol)
-    _check_arguments(system, q0, qdot0, rate, n_steps, order, forcing)
+    check_choice("order", order, (2, 4))
     with jax.enable_x64(True):
-        arguments = _flat(system, contact, q0, qdot0, forcing, n_steps)[1]
-        chosen = np.unique(np.linspace(0, len(arguments[2]) - 1, _SAMPLE).astype(int))
-        contact, read, q, qdot, forcing = jax.tree.map(lambda x: x[chosen], arguments)
-        part = min(n_steps, _PART)
-        forcing = None if forcing is None else forcing[:, : part - 1]
-        fixed = (system, contact, read, q, qdot, 1 / rate, part)
-        solve = lambda n: _solve(*fixed, jnp.asarray(n), order, forcing)  # noqa: E731
-        count = _first_guess(system, contact, read, rate)
+        _, touched = _touch(Problem(system, q0, qdot0, rate, n_steps), contact, forcing)
+        part, size = min(n_steps, _PART), len(touched.read)
+        sample = touched.take(np.unique(np.linspace(0, size - 1, _SAMPLE).astype(int)), part)
+        solve = lambda n: _solve(sample, 1 / rate, jnp.asarray(n), order)  # noqa: E731
+        count = _first_guess(sample)
         coarse, growth = solve(count), n_steps / part
         while 2 * count <= _MOST:
             fine = solve(2 * count)
@@ -289,9 +299,11 @@ def choose_contact_substeps(
     )
 
 # %% ../../nbs/solvers/contact.ipynb #791fcfe6
-def _first_guess(system, contact, read, rate):
+def _first_guess(touched):
+    "What resolves the fastest mode, and the steepest fall of the force."
+    system, rate, contact = touched.problem.system, touched.problem.rate, touched.contact
     swing = float(jnp.sqrt(system.bank.omega_sq.max())) / rate
-    softness = jnp.sum(read**2 * system.basis.norms, axis=1) / system.mass
+    softness = jnp.sum(touched.read**2 * system.basis.norms, axis=1) / system.mass
     fall = float(jnp.max((contact.inverse_mass + softness) * contact.steepest)) / rate
     return max(1, int(np.ceil(swing)), int(np.ceil(fall)))
 
@@ -317,54 +329,50 @@ def simulate_contact(
     forcing=None,  # (..., n_steps - 1, M) further modal force per unit modal mass, constant between samples
     rtol: float = 1e-6,  # requested relative L2 error of each trajectory
     order: int = 4,  # 2 or 4
-    substeps: int | None = None,  # per sample; None: chosen from rtol
+    substeps=None,  # per sample: a whole number, or Substeps; None: chosen from rtol
 ):  # q, qdot (..., n_steps, M) float64, ContactHistory
-    "A string or membrane with a hammer or bow on it. Raises ValueError on bad input and non-finite motion."
-    _check_arguments(system, q0, qdot0, rate, n_steps, order, forcing)
-    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((system, q0, qdot0, contact, forcing)))
+    "An object with a hammer or bow on it. Raises ValueError on bad input and non-finite motion."
+    check_choice("order", order, (2, 4))
+    problem = Problem(system, q0, qdot0, rate, n_steps)
+    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((problem, contact, forcing)))
     if substeps is None:
-        needs = "call choose_contact_substeps first"
+        needs = "call choose_contact_substeps outside and pass what it returns"
         what = "substeps while differentiating or compiling"
         check(not traced, what, got="None", expected="a number", hint=needs)
-        substeps = choose_contact_substeps(system, q0, qdot0, contact, rate, n_steps, rtol, order, forcing).count
-    check_integer("substeps", substeps)
+        substeps = choose_contact_substeps(system, q0, qdot0, contact, rate, n_steps, rtol, order, forcing)
+    count = int(whole_substeps(substeps).max())
     with jax.enable_x64(True):
-        batch, (contact, read, q0, qdot0, forcing) = _flat(system, contact, q0, qdot0, forcing, n_steps)
-        solve = _solve_fixed if traced else _solve
-        count = substeps if traced else jnp.asarray(substeps)
-        q, qdot, history = solve(system, contact, read, q0, qdot0, 1 / rate, n_steps, count, order, forcing)
-        q, qdot, history = jax.tree.map(lambda x: x.reshape(batch + x.shape[1:]), (q, qdot, history))
+        batch, touched = _touch(problem, contact, forcing)
+        solve, count = (_solve_fixed, count) if traced else (_solve, jnp.asarray(count))
+        run = solve(touched, 1 / rate, count, order)
+        run = jax.tree.map(lambda x: x.reshape(batch + x.shape[1:]), run)
     if traced:
-        return q, qdot, history
-    q, qdot, history = jax.tree.map(np.asarray, (q, qdot, history))
+        return run
+    q, qdot, history = jax.tree.map(np.asarray, run)
     refuse_overflow(q.reshape(-1, *q.shape[-2:]), rate, "lower the speed or force of the contact, or raise substeps")
     return q, qdot, history
 
 # %% ../../nbs/solvers/contact.ipynb #f49c6333
-def _check_arguments(system, q0, qdot0, rate, n_steps, order, forcing):
-    check_integer("n_steps", n_steps, minimum=2)
-    check_positive("rate", rate)
-    check_choice("order", order, (2, 4))
-    check_shape("q0", q0, ..., system.size)
-    check_shape("qdot0", qdot0, *np.shape(q0))
+def _touch(problem, contact, forcing):
+    "The batch shape, and everything with one leading axis instead."
+    check_integer("n_steps", problem.n_steps, minimum=2)
+    check(not problem.is_stack, "systems", got="a stack", expected="one that all trajectories share")
+    size, intervals = problem.system.size, problem.n_steps - 1
     if forcing is not None:
-        check_shape("forcing", forcing, ..., n_steps - 1, system.size)
-    for name, array in (("q0", q0), ("qdot0", qdot0), ("forcing", forcing)):
-        if array is not None:
-            check_finite(name, array)
-
-# %% ../../nbs/solvers/contact.ipynb #30ffe058
-def _flat(system, contact, q0, qdot0, forcing, n_steps):
-    "The batch shape, and (contact, read, q0, qdot0, forcing) with one leading axis."
-    read = jnp.asarray(system.at(contact.position, contact.width) / system.basis.norms)
+        check_shape("forcing", forcing, ..., intervals, size)
+        check_finite("forcing", forcing)
+    basis = problem.system.basis
+    read = jnp.asarray(basis.at(contact.position, contact.width) / basis.norms)
     contact = replace(contact, position=read[..., 0], width=0.0)
-    shapes = [np.shape(q0)[:-1], *(np.shape(leaf) for leaf in jax.tree.leaves(contact))]
+    shapes = [problem.batch, *(np.shape(leaf) for leaf in jax.tree.leaves(contact))]
     shapes += [] if forcing is None else [np.shape(forcing)[:-2]]
     batch = np.broadcast_shapes(*shapes)
 
     def spread(array, rest=()):
         return jnp.broadcast_to(jnp.asarray(array, jnp.float64), batch + rest).reshape((-1,) + rest)
 
-    modes = (system.size,)
-    force = None if forcing is None else spread(forcing, (n_steps - 1, *modes))
-    return batch, (jax.tree.map(spread, contact), spread(read, modes), spread(q0, modes), spread(qdot0, modes), force)
+    flat = problem.changed(
+        q0=spread(problem.q0, (size,)), qdot0=spread(problem.qdot0, (size,)),
+        forcing=None if forcing is None else spread(forcing, (intervals, size)),
+    )  # fmt: skip
+    return batch, _Touched(flat, jax.tree.map(spread, contact), spread(read, (size,)))

@@ -6,6 +6,7 @@
 __all__ = ['GridSystem', 'grid_system', 'GridMotion', 'simulate_finite_difference']
 
 # %% ../../nbs/solvers/finite_difference.ipynb #45bf408a
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -15,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..core.checks import check, check_choice, check_finite, check_integer, check_positive, check_shape
+from ..core.checks import check, check_finite, check_integer, check_positive, check_shape
 from ..core.scan import rollout
-from ..objects.membrane import MembraneParameters
-from ..objects.string import StringParameters
-from .simulate import refuse_overflow
+from ..objects.basis import both_ends
+from ..objects.object import UniformObject, numbers_for_axes
+from .substeps import refuse_overflow
 
 # %% ../../nbs/solvers/finite_difference.ipynb #37f9da46
 def _profile(name, values, length, n_points, between=False):
@@ -59,7 +60,7 @@ def _axis(length, n_points, boundary=("fixed", "fixed"), tension=1.0):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class GridSystem:
-    "A string or membrane on a grid: M u'' + R u' + K u + 2α G u (uᵀGu) = 0 for its N moving points."
+    "An object on a grid: M u'' + R u' + K u + 2α G u (uᵀGu) = 0 for its N moving points."
 
     mass: np.ndarray  # (N,) kg
     stiffness: np.ndarray  # (N, N) N/m
@@ -82,60 +83,57 @@ class GridSystem:
 
 # %% ../../nbs/solvers/finite_difference.ipynb #eb7d5ddd
 def grid_system(
-    parameters: StringParameters | MembraneParameters,
-    n_points,  # X, or (X, Y) for a membrane: grid points, edges included
+    vibrating: UniformObject,
+    n_points,  # X, or (X, Y) with two axes: grid points, edges included
     nonlinear: bool = True,  # False leaves the tension modulation out
     boundary="fixed",  # "fixed" or "free", or a pair for the two ends; free: strings without stiffness only
-    density=None,  # kg/m of a string: number, (X,) array or function of x in m; None: ρA
-    tension=None,  # N of a string at rest, likewise; None: T0
+    density=None,  # kg/m, with one axis: number, (X,) array or function of x in m; None: that of the object
+    tension=None,  # N at rest, likewise; None: T0
 ) -> GridSystem:
     "Second-order differences on a uniform grid. Raises ValueError on bad sizes, profiles or ends."
-    is_string = isinstance(parameters, StringParameters)
-    known = is_string or isinstance(parameters, MembraneParameters)
-    got = type(parameters).__name__
-    check(known, "parameters", got=got, expected="StringParameters or MembraneParameters")
-    sizes = (n_points,) if np.ndim(n_points) == 0 else tuple(n_points)
-    check(len(sizes) == (1 if is_string else 2), "n_points", got=sizes, expected="one number for each axis")
-    for size in sizes:
-        check_integer("n_points", size, minimum=4)
-    ends = (boundary, boundary) if isinstance(boundary, str) else tuple(boundary)
-    check(len(ends) == 2, "boundary", got=boundary, expected="a word, or two for the two ends")
-    for end in ends:
-        check_choice("boundary", end, ("fixed", "free"))
-    if is_string:
-        return _string_on_grid(parameters, *sizes, nonlinear, ends, density, tension)
-    fixed = "free" not in ends and density is None and tension is None
-    check(fixed, "membrane", got="a free edge or a profile", expected="fixed edges and constant parameters")
-    return _membrane_on_grid(parameters, sizes, nonlinear)
+    sizes = numbers_for_axes("n_points", n_points, vibrating.ndim, minimum=4)
+    ends = both_ends(boundary)
+    plain = "free" not in ends and density is None and tension is None
+    check(
+        plain or len(sizes) == 1, "object with two axes", got="a free edge or a profile",
+        expected="fixed edges and constant quantities",
+    )
+    stiff = "free" in ends and vibrating.stiffness > 0
+    hint = "set I = 0 or fix both ends"
+    check(not stiff, "free end", got="bending stiffness", expected="none", hint=hint)
+    on_axes = _on_line(vibrating, *sizes, ends, density, tension) if len(sizes) == 1 else _on_plane(vibrating, sizes)
+    mass, pull, gradient, weights = on_axes
+    # c m ∏ℓ/2 is what the modal form has for 2α; no tension is added where the object does not stretch
+    alpha = vibrating.strength * vibrating.density * math.prod(ell / 2 for ell in vibrating.lengths) / 2
+    return GridSystem(
+        mass=mass, stiffness=pull + vibrating.stiffness * (gradient / weights) @ gradient,
+        loss=vibrating.d1 * np.diag(weights) + vibrating.d3 * gradient, gradient=gradient,
+        modulation=np.float64(alpha if nonlinear else 0.0), n_points=tuple(sizes), boundary=ends,
+    )
 
 # %% ../../nbs/solvers/finite_difference.ipynb #4296a8ae
-def _string_on_grid(p, n_points, nonlinear, ends, density, tension):
-    stiff = "free" in ends and p.E * p.I > 0
-    hint = "set I = 0 or fix both ends"
-    check(not stiff, "free end of a string", got="bending stiffness", expected="none", hint=hint)
-    gradient, weights = _axis(p.length, n_points, ends)
-    density = _profile("density", p.rho * p.area if density is None else density, p.length, n_points)
-    tension = _profile("tension", p.T0 if tension is None else tension, p.length, n_points, between=True)
-    pull, _ = _axis(p.length, n_points, ends, tension)
-    return GridSystem(
-        mass=density[_moving(n_points, ends)] * weights, stiffness=pull + p.E * p.I * (gradient / weights) @ gradient,
-        loss=p.d1 * np.diag(weights) + p.d3 * gradient, gradient=gradient,
-        modulation=np.float64(p.E * p.area / (4 * p.length) if nonlinear else 0.0), n_points=(n_points,), boundary=ends,
-    )
+def _on_line(vibrating, n_points, ends, density, tension):
+    "Mass, pull of the tension, gradient and weights of the points that move."
+    (length,) = vibrating.lengths
+    gradient, weights = _axis(length, n_points, ends)
+    if density is None:
+        density = np.full(n_points, vibrating.density)
+    else:
+        density = _profile("density", density, length, n_points)
+    if tension is None:
+        tension = np.full(n_points - 1, vibrating.T0)
+    else:
+        tension = _profile("tension", tension, length, n_points, between=True)
+    pull, _ = _axis(length, n_points, ends, tension)
+    return density[_moving(n_points, ends)] * weights, pull, gradient, weights
 
 
-def _membrane_on_grid(p, sizes, nonlinear):
-    (in_x, of_x), (in_y, of_y) = (_axis(ell, n) for ell, n in zip((p.length_x, p.length_y), sizes, strict=True))
+def _on_plane(vibrating, sizes):
+    "The same with two axes, all edges fixed."
+    (in_x, of_x), (in_y, of_y) = (_axis(ell, n) for ell, n in zip(vibrating.lengths, sizes, strict=True))
     gradient = np.kron(in_x, np.diag(of_y)) + np.kron(np.diag(of_x), in_y)
     weights = np.kron(of_x, of_y)
-    area = p.length_x * p.length_y
-    modulation = p.E * p.thickness / (4 * (1 - p.poisson**2) * area) if nonlinear else 0.0
-    return GridSystem(
-        mass=p.rho * p.thickness * weights,
-        stiffness=p.T0 * gradient + p.bending_stiffness * (gradient / weights) @ gradient,
-        loss=p.d1 * np.diag(weights) + p.d3 * gradient, gradient=gradient, modulation=np.float64(modulation),
-        n_points=tuple(sizes),
-    )
+    return vibrating.density * weights, vibrating.T0 * gradient, gradient, weights
 
 # %% ../../nbs/solvers/finite_difference.ipynb #5a3e4988
 class _Stepper(NamedTuple):
@@ -194,7 +192,7 @@ class GridMotion(NamedTuple):
 
 # %% ../../nbs/solvers/finite_difference.ipynb #60769147
 def simulate_finite_difference(
-    parameters,  # StringParameters, MembraneParameters or a GridSystem
+    vibrating,  # a uniform object, or a GridSystem
     u0,  # (..., X) or (..., X, Y) m, displacement at t = 0 on the grid, edges included
     v0,  # the same shape, m/s
     rate: float,  # Hz, sampling rate
@@ -208,7 +206,7 @@ def simulate_finite_difference(
     check_integer("substeps", substeps)
     check_positive("rate", rate)
     check(0 <= theta <= 1, "theta", got=theta, expected="a number from 0 to 1")
-    system, start, velocity = _check_start(parameters, u0, v0, options)
+    system, start, velocity = _check_start(vibrating, u0, v0, options)
     dt = 1 / (rate * substeps)
     limit = 1 / (_largest_step(system, theta) * substeps)
     hint = "raise the rate or substeps, coarsen the grid, or take theta of at least 0.25"
@@ -226,14 +224,13 @@ def simulate_finite_difference(
     return GridMotion(_on_grid(system, u, batch), _on_grid(system, v, batch), total.reshape(batch + (n_steps,)))
 
 # %% ../../nbs/solvers/finite_difference.ipynb #c9b693a6
-def _check_start(parameters, u0, v0, options):
-    if isinstance(parameters, GridSystem):
+def _check_start(vibrating, u0, v0, options):
+    if isinstance(vibrating, GridSystem):
         check(not options, "options", got=", ".join(options), expected="none with a GridSystem", hint="it has them")
-        system = parameters
+        system = vibrating
     else:
-        axes = 1 if isinstance(parameters, StringParameters) else 2
-        check_shape("u0", u0, ..., *"XY"[:axes])
-        system = grid_system(parameters, np.shape(u0)[np.ndim(u0) - axes :], **options)
+        check_shape("u0", u0, ..., *"XY"[: vibrating.ndim])
+        system = grid_system(vibrating, np.shape(u0)[np.ndim(u0) - vibrating.ndim :], **options)
     check_shape("u0", u0, ..., *system.n_points)
     check_shape("v0", v0, *np.shape(u0))
     for name, array in (("u0", u0), ("v0", v0)):

@@ -40,7 +40,7 @@ def bridge_force(
     end: str = "right",  # "left": x = 0; "right": x = ℓ
 ):  # (...) float64, N, in the direction of u
     "Force of the string on its support, ±(T u' - E I u'''). Raises ValueError for a membrane and other ends."
-    check(len(system.basis.n_modes) == 1, "system", got="a membrane", expected="a string")
+    check(len(system.basis.n_modes) == 1, "axes of the object", got=len(system.basis.n_modes), expected=1)
     check_choice("end", end, ("left", "right"))
     check_shape("q", q, ..., system.size)
     with jax.enable_x64(True):
