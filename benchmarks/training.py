@@ -97,7 +97,13 @@ class PlainS5(nn.Module):
         return jax.vmap(lambda state: 2 * (C @ state).real)(h) + self.param("D", matrix_init, (self.d_model,)) * x
 
 
-class PlainStack(nn.Module):
+class Plain(nn.Module):
+    "What the objective asks of a network."
+
+    takes_mask, recurrent_parameters, loss_weights = False, (), {}
+
+
+class PlainStack(Plain):
     "Driven layers: batch norm, recurrence, GELU, for some a gated linear unit, sum."
 
     layer: type
@@ -131,7 +137,7 @@ class PlainMLP(nn.Module):
         return x
 
 
-class PlainKoopman(nn.Module):
+class PlainKoopman(Plain):
     "Encode, take powers of the eigenvalues, multiply by a network of the squared moduli if there is one, decode."
 
     d_hidden: int

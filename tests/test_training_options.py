@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from physmodjax.cli.config import CONF, build_spec
 from physmodjax.datasets.batch import Batch
 from physmodjax.models.batching import batched
+from physmodjax.models.model import Model
 from physmodjax.training.checkpoint import Checkpoints
 from physmodjax.training.loop import FitOptions, fit
 from physmodjax.training.losses import grid_points, spectral, weighted_loss, window_sizes
@@ -27,9 +28,10 @@ def compose(*overrides):
         return hydra.compose("train", list(overrides))
 
 
-class Ring(nn.Module):
+class Ring(Model):
     "Two coupled fields that turn into each other: a frame times the powers of a learned rotation."
 
+    grid: tuple[int, ...] = (9,)
     training: bool = True
 
     @nn.compact
@@ -197,8 +199,10 @@ class FullBatch(training_problem.Data):
         return super().batch_at(0)
 
 
-class Plain(nn.Module):
+class Plain(Model):
     "A linear map, without dropout or batch statistics: a deterministic objective."
+
+    grid: tuple[int, ...] = (9,)
 
     @nn.compact
     def __call__(self, x0, n_steps, forcing=None):

@@ -17,15 +17,17 @@ from flax import linen as nn
 from physmodjax.datasets.batch import Batch
 from physmodjax.models.batching import batched
 from physmodjax.training.checkpoint import CheckpointError, Checkpoints
+from physmodjax.models.model import Model
 from physmodjax.training.loop import FitOptions, fit
 from physmodjax.training.objective import Objective
 from physmodjax.training.optim import make_optimizer
 from physmodjax.training.state import create_state
 
 
-class Network(nn.Module):
+class Network(Model):
     "Batch normalisation, dropout and a dense layer that drives the frame: all that makes a state hard to restore."
 
+    grid: tuple[int, ...] = (9,)
     training: bool = True
 
     def setup(self):

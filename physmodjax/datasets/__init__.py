@@ -26,7 +26,7 @@ from physmodjax.datasets.loader import (
     ordered_batches,
     write_statistics,
 )
-from physmodjax.datasets.scene import Problem, Scene
+from physmodjax.datasets.scene import Scene
 from physmodjax.datasets.windows import split_window, window_starts
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
     "Loader",
     "LoaderOptions",
     "Normaliser",
-    "Problem",
     "Scene",
     "Stretch",
     "TrajectoryFiles",
