@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from physmodjax.cli.config import CONF, build_model
+from physmodjax.cli.config import CONF
 from physmodjax.core.memory import keep_memory
 from physmodjax.dynamics.lru import gamma_log_init, matrix_init, nu_init, theta_init
+from physmodjax.experiments.build import build_model
 from physmodjax.models.batching import batched
 from physmodjax.training.loop import make_train_step
 from physmodjax.training.optim import make_optimizer
