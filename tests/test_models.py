@@ -144,7 +144,12 @@ def test_every_configured_model_has_the_interface(name, context):
     assert set(model.recurrent_parameters) <= leaves
 
 
-@pytest.mark.parametrize("name", MODELS)
+SLOWER = ("lstm", "mgu", "rnn", "urlstm", "modal", "modal_varying")  # to compile, and of a kind with others
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOWER else name for name in MODELS
+])
 def test_two_advances_are_one(name):
     "From a carried state, single steps among them, for every configured model as it is drawn."
     model, config = configured(name, grid=(41,))
@@ -207,8 +212,10 @@ def few_plucks(tmp_path_factory):
     return TrajectoryData(scale.normalise(train), scale.normalise(valid), Scale(scale.mean, scale.std)), test
 
 
-@pytest.mark.parametrize("context", [1, 2, 3])
-@pytest.mark.parametrize("name", ["dmd", "oscillator", "lru", "koopman", "s5"])
+@pytest.mark.parametrize("name, context", [
+    *((name, 1) for name in ("dmd", "oscillator", "lru", "koopman", "s5")), ("dmd", 3), ("oscillator", 2),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (("lru", 2), ("koopman", 3), ("s5", 3))),
+])
 def test_a_start_from_few_trajectories_is_better_than_silence(name, context, few_plucks):
     data, test = few_plucks
     model, _ = configured(name, grid=(51,), context=context)
@@ -221,7 +228,6 @@ def test_a_start_from_few_trajectories_is_better_than_silence(name, context, few
     y = jax.jit(lambda params: calm.apply({**variables, "params": params}, x0, n_steps))(params)
     truth = test[:, context:]
     error = np.sum((np.asarray(y) * data.normaliser.std + data.normaliser.mean - truth) ** 2) / np.sum(truth**2)
-    print(name, context, error)
     assert error < 1.0
 
 
