@@ -154,7 +154,10 @@ def test_terms_reach_the_optimiser_and_the_mask_reaches_them():
     model, u = network("koopman", (13,), 1, 2, *overrides), motions((13,))
     batch = Batch(u[:, :2], u[:, 2:])
     state, optimizer = create_state(
-        model, lambda params: make_optimizer(params, total_steps=10, recurrent=model.recurrent_parameters), jax.random.key(0), batch.context
+        model,
+        partial(make_optimizer, total_steps=10, recurrent=model.recurrent_parameters),
+        jax.random.key(0),
+        batch.context,
     )
     step = jax.jit(make_step(Objective(model, mse), optimizer))
     _, out = step(state, batch)

@@ -16,8 +16,8 @@ from flax import linen as nn
 
 from physmodjax.datasets.batch import Batch
 from physmodjax.models.batching import batched
-from physmodjax.training.checkpoint import CheckpointError, Checkpoints
 from physmodjax.models.model import Model
+from physmodjax.training.checkpoint import CheckpointError, Checkpoints
 from physmodjax.training.loop import FitOptions, fit
 from physmodjax.training.objective import Objective
 from physmodjax.training.optim import make_optimizer

@@ -13,9 +13,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ..core.checks import check, check_integer
-from ..datasets.format import read_header
-from ..datasets.generate import DatasetSpec, generate, is_complete, read_manifest, shards, split_sizes, verify
-from .config import command, named_spec
+from ..datasets.format import read_header, read_manifest
+from ..datasets.generate import DatasetSpec, generate, is_complete, shards, split_sizes, verify
+from ..experiments.data import named_spec
+from .config import command, plain
 
 # %% ../../nbs/cli/generate.ipynb #095a1633
 def accuracy(
@@ -49,7 +50,7 @@ def make(
     config: DictConfig,  # composed from conf/generate.yaml
 ) -> str:  # what to print
     "Makes or verifies a data set. Raises ValueError or OSError with one line for what cannot be done."
-    spec = named_spec(config.dataset)
+    spec = named_spec(plain(config.dataset), plain(config.object))
     folder = Path(config.data_dir) / spec.name
     if config.verify:
         count = verify(folder)

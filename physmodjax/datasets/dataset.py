@@ -7,9 +7,10 @@ __all__ = ['LoaderOptions', 'Dataset', 'measure_scale']
 
 # %% ../../nbs/datasets/dataset.ipynb #41903943
 import dataclasses
+import hashlib
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,29 @@ class Dataset:
         "Length of each axis."
         known = {name: values.dtype.kind == "f" for name, values in self.axes.items()}
         return {name: float(np.ptp(values)) if known[name] else None for name, values in self.axes.items()}
+
+    def select(
+        self,
+        names: Sequence[str],  # of fields
+    ) -> "Dataset":
+        "The same data with some of their fields. Raises ValueError for one that is not there."
+        for name in names:
+            check_choice(f"field of {self.name}", name, self.names)
+        chosen = [self.names.index(name) for name in names]
+        splits = {split: _channels(source, chosen, tuple(names)) for split, source in self.splits.items()}
+        scale = Normaliser(self.normaliser.mean[chosen], self.normaliser.std[chosen])
+        fields = tuple(self.fields[k] for k in chosen)
+        return dataclasses.replace(self, fields=fields, splits=splits, normaliser=scale)
+
+    def manifest(self) -> dict:  # plain data
+        "What a run says of the data it was made with: name, sizes, and the checksum of the list of files if there is one."
+        sizes = {split: len(source) for split, source in self.splits.items()}
+        listed = None if self.folder is None else self.folder / "manifest.json"
+        checksum = None
+        if listed is not None and listed.is_file():
+            checksum = hashlib.sha256(listed.read_bytes()).hexdigest()
+        facts = {"name": self.name, "rate": self.rate, "n_steps": self.n_steps, "grid": list(self.grid)}
+        return facts | {"fields": list(self.names), "trajectories": sizes, "manifest_sha256": checksum}
 
     def normalised(
         self,
@@ -181,6 +205,11 @@ class Dataset:
 
 
 _log = logging.getLogger(__name__)
+
+
+def _channels(source, chosen: list[int], names: tuple[str, ...]):
+    "Some channels of a source in memory or in files."
+    return source[..., chosen] if isinstance(source, np.ndarray) else source.select(names)
 
 
 def _facts(words: Mapping) -> Facts:

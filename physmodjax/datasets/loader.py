@@ -182,6 +182,10 @@ class TrajectoryFiles:
         file = self._open(number)
         return np.stack([read_field(header, file, field, (local, steps)) for field in self.fields], axis=-1)
 
+    def select(self, fields: Sequence[str]) -> "TrajectoryFiles":
+        "The same trajectories with other fields."
+        return TrajectoryFiles(self.headers, fields)
+
     def _open(self, number: int) -> h5py.File:
         if number not in self._files:
             while len(self._files) >= _MOST_OPEN:

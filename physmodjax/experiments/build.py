@@ -13,11 +13,10 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 
-from flax import linen as nn
-
 from .. import dynamics, models
 from ..core.checks import check, check_choice
 from ..models.batching import batched
+from ..models.model import Model, check_model
 
 # %% ../../nbs/experiments/build.ipynb #210590c9
 @cache
@@ -100,12 +99,11 @@ def build_model(
     network: Mapping,  # plain data: _target_ and options of the class
     allow: Sequence[str] = (),  # packages of the user's that may be named beside this one
     **sizes,  # what follows from the data: grid, channels, context
-) -> nn.Module:  # batched, in training mode
+) -> Model:  # batched, in training mode
     "The model a configuration describes. Raises ValueError if it names a class from elsewhere or an unknown option."
     check("_target_" in network, "network", got="no _target_", expected="the class of the model")
     build = instantiate({**network, "_partial_": True}, allow)
-    is_model = inspect.isclass(build.func) and issubclass(build.func, nn.Module)
-    check(is_model, "network", got=build.func.__name__, expected="a class of models, a flax.linen.Module")
+    check_model(build.func)
     known = build.func.__dataclass_fields__
-    sizes = {**sizes, "d_vars": sizes.get("channels"), "training": True}
+    sizes = {**sizes, "training": True}
     return batched(build.func)(**{**build.keywords, **{name: sizes[name] for name in sizes if name in known}})
