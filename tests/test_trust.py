@@ -21,7 +21,7 @@ FOREIGN = [
     "physmodjax.models.ssm.nn.Dense", "physmodjax.models.dmd.math.prod", "physmodjax.models.batching.inspect.os.system",
     "physmodjax.dynamics.rnn.nn.LayerNorm", "physmodjax.models.autoencoder.functools.partial",
     # what our modules only import
-    "physmodjax.models.ssm.partial", "physmodjax.models.s5.np", "physmodjax.models.initialise.LRU.__init__",
+    "physmodjax.models.ssm.partial", "physmodjax.models.s5.np", "physmodjax.models.s5.S5Dynamics.__init__",
     "physmodjax.models.ssm.check_integer", "physmodjax.models.rnn.rollout", "physmodjax.models.ssm.Callable",
     # what every module and object carries
     "physmodjax.models.__loader__.set_data", "physmodjax.models.__loader__", "physmodjax.models.ssm.__builtins__",
