@@ -9,8 +9,8 @@ sys.path.insert(0, str(HERE))
 from notebooks import reader_cells  # noqa: E402
 
 # Reading order of the folders in the sidebar.
-SECTIONS = ("examples", "core", "dynamics", "models", "solvers", "datasets", "training",
-            "evaluation", "audio", "cli", "utils")
+SECTIONS = ("examples", "objects", "solvers", "datasets", "dynamics", "models", "training", "evaluation", "audio",
+            "experiments", "cli", "core", "utils")
 
 parser = ConfigParser(delimiters=["="])
 parser.read(HERE.parent / "settings.ini", encoding="utf-8")

@@ -27,9 +27,18 @@ def read_group(
     group: str,  # "model", "dataset", "optimizer", …: a folder of conf/
     name: str,  # of a file in it
 ) -> dict:
-    "What a file of conf/ holds, as plain data. Raises ValueError for a name that is not there."
+    "What a file of conf/ holds, as plain data, with those of its group it builds on. Raises ValueError for no such name."
     check_choice(group, name, sorted(path.stem for path in (CONF / group).glob("*.yaml")))
-    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    content = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    merged = {}
+    for base in content.pop("defaults", []):
+        merged = _overlaid(merged, content if base == "_self_" else read_group(group, base))
+    return merged or content
+
+
+def _overlaid(below: Mapping, above: Mapping) -> dict:
+    both = {name for name in above if isinstance(above[name], Mapping) and isinstance(below.get(name), Mapping)}
+    return {**below, **above, **{name: _overlaid(below[name], above[name]) for name in both}}
 
 # %% ../../nbs/experiments/data.ipynb #197969b1
 def describe_object(
