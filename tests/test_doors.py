@@ -125,6 +125,12 @@ def test_a_folder_of_the_asked_for_name_is_not_passed_by(film, refused, tmp_path
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["my_string"]
 
 
+def test_no_field_is_taken_for_another(film, refused, tmp_path):
+    path, _ = write_npz_with_times(tmp_path / "film", film)
+    line = refused("train", f"dataset.path={path.name}", "model.fields=[displacement]", *STEPS)
+    assert "got 'displacement', expected one of velocity" in line
+
+
 @pytest.mark.training
 def test_the_same_from_python(film, tmp_path):
     data = Dataset.from_arrays({"displacement": film}, rate=8000.0)
@@ -150,7 +156,7 @@ def test_a_bar_is_an_object_like_any_other(call, data_dir, tmp_path, undrawn):
     assert status == 0, err
     assert TrainedModel.open(tmp_path / "run").noun == "bar"
     outside = [p for p in (Path(__file__).parents[1] / "physmodjax").rglob("*.py") if "objects" not in p.parts]
-    assert not [p.name for p in outside if "BarParameters" in p.read_text() and p.name != "__init__.py"]
+    assert not [p.name for p in outside if "BarParameters" in p.read_text() and not p.name.startswith("_")]
 
 
 WORDS = [

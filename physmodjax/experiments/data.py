@@ -103,6 +103,6 @@ def _open_measured(described: Mapping, words: Mapping | None, fields: Sequence[s
     hint = "data that were measured have no object to choose"
     check(not said, "object", got=", ".join(said), expected="nothing beside dataset.path", hint=hint)
     options = {name: described[name] for name in _SAID if described.get(name) is not None}
-    options |= {} if fields is None or "fields" in options else {"fields": tuple(fields)}
     name = described.get("name") or Path(str(described["path"])).resolve().stem
-    return Dataset.open(described["path"], name=str(name), **options)
+    dataset = Dataset.open(str(described["path"]), name=str(name), **options)
+    return dataset if fields is None else dataset.select(fields)
