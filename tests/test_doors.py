@@ -121,7 +121,7 @@ def test_a_folder_of_the_asked_for_name_is_not_passed_by(film, refused, tmp_path
     "Somebody's data under the name of a set that is about to be simulated: they are told how to train on them."
     write_well_folder(tmp_path / "mine" / "my_string", film)
     line = refused("train", "dataset.name=my_string", "data_dir=mine", *STEPS)
-    assert "dataset.path=mine/my_string" in line and "not simulated" in line
+    assert "dataset.path=mine/my_string" in line and "not generated here" in line
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["my_string"]
 
 

@@ -15,7 +15,6 @@ import physmodjax
 
 from ..core.checks import check, check_choice
 from ..datasets.dataset import Dataset
-from ..datasets.format import DatasetError
 from ..datasets.generate import DatasetSpec, generate, spec_digest, spec_to_dict
 from ..objects import PRESETS, object_from_words
 
@@ -88,11 +87,6 @@ def open_data(
     if "path" in described:
         return _open_measured(described, words, fields)
     spec = named_spec(described, words)
-    folder = Path(data_dir) / str(described["name"])
-    foreign = folder.is_dir() and any(folder.iterdir()) and not (folder / "spec.json").exists()
-    if foreign:
-        hint = f"train on it with dataset.path={folder}, or choose another dataset.name"
-        raise DatasetError(folder, "holds data that were not simulated here", hint)
     return Dataset.open(generate(spec, data_dir, progress=progress), fields=fields or ("displacement",))
 
 
