@@ -61,7 +61,7 @@ def test_every_option_composes(row):
     grid = spec.n_points if isinstance(spec.n_points, tuple) else (spec.n_points,)
     shrink(config.model.network)
     network = OmegaConf.to_container(config.model.network)
-    build_model(network, grid=grid, channels=len(config.model.fields), context=config.model.context)
+    build_model(network, grid=grid, channels=len(config.model.fields or ["displacement"]), context=config.model.context)
 
 
 @pytest.mark.parametrize("name", ["train", "generate", "evaluate", "render"])
