@@ -155,7 +155,8 @@ def check_fit(
     check(grid == trained.grid, f"grid of the data set {spec.name}", got=grid, expected=expected, hint=hint)
     rate = trained.spec.scene.rate
     expected = f"{rate:g} Hz as in the model"
-    check(spec.scene.rate == rate, f"rate of the data set {spec.name}", got=f"{spec.scene.rate:g} Hz", expected=expected, hint=hint)
+    got = f"{spec.scene.rate:g} Hz"
+    check(spec.scene.rate == rate, f"rate of the data set {spec.name}", got=got, expected=expected, hint=hint)
 
 # %% ../../nbs/cli/evaluate.ipynb #42e7627c
 def open_split(

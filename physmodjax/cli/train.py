@@ -75,7 +75,8 @@ def open_data(
     splits = {}
     for split, count in split_sizes(spec).items():
         small = 4.0 * count * spec.scene.n_steps * points * len(fields) < _IN_MEMORY
-        splits[split] = read_split(folder, split, fields) if small else TrajectoryFiles(split_headers(folder, split), fields)
+        large = lambda split: TrajectoryFiles(split_headers(folder, split), fields)  # noqa: E731
+        splits[split] = read_split(folder, split, fields) if small else large(split)
     return Data(spec, folder, fields, splits, load_normaliser(folder, fields))
 
 # %% ../../nbs/cli/train.ipynb #d2fa5aa9
