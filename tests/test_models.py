@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from physmodjax.cli.config import CONF, build_spec
 from physmodjax.core.scan import rollout
 from physmodjax.datasets.format import read_split
 from physmodjax.datasets.generate import generate
 from physmodjax.datasets.loader import load_normaliser
 from physmodjax.experiments.build import build_model
+from physmodjax.experiments.data import CONF, build_spec, read_group
 from physmodjax.models.batching import batched
 from physmodjax.models.dmd import DMDModel, fit_modes
 from physmodjax.models.fno import AutoregressiveFNO, FNOModel, field, spectrum
@@ -205,8 +205,8 @@ def test_another_signature_is_refused_in_one_line(methods, words):
 @pytest.fixture(scope="module")
 def few_plucks(tmp_path_factory):
     "24 plucks of 200 samples for training, as a model takes them, and the test split."
-    spec = OmegaConf.merge(OmegaConf.load(CONF / "dataset" / "string.yaml"), {"n_trajectories": 30, "n_steps": 200})
-    folder = generate(build_spec(spec), tmp_path_factory.mktemp("few"), progress=False)
+    spec = build_spec(read_group("dataset", "string") | {"n_trajectories": 30, "n_steps": 200})
+    folder = generate(spec, tmp_path_factory.mktemp("few"), progress=False)
     scale = load_normaliser(folder, ("displacement",))
     train, valid, test = (read_split(folder, split, ("displacement",)) for split in ("train", "valid", "test"))
     return TrajectoryData(scale.normalise(train), scale.normalise(valid), Scale(scale.mean, scale.std)), test

@@ -93,7 +93,7 @@ class Dataset:
         return dataclasses.replace(self, fields=fields, splits=splits, normaliser=scale)
 
     def manifest(self) -> dict:  # plain data
-        "What a run says of the data it was made with: name, sizes, and the checksum of the list of files if there is one."
+        "What a run says of the data it was made with: name, sizes, and the checksum of the list of its files."
         sizes = {split: len(source) for split, source in self.splits.items()}
         listed = None if self.folder is None else self.folder / "manifest.json"
         checksum = None
@@ -365,8 +365,8 @@ def _open_folder(path: Path, facts: Facts, scene: Scene | None) -> Dataset:
 
 def _foreign_scale(root: Path, splits: dict, fields: tuple[Field, ...], rate: float) -> Normaliser:
     names = tuple(field.name for field in fields)
-    large = isinstance(splits["train"], TrajectoryFiles)
-    if large and (root / "stats.yaml").exists():
+    in_memory = isinstance(splits["train"], np.ndarray)
+    if not in_memory and (root / "stats.yaml").exists():
         return loader.load_normaliser(root, names)
     for split, source in splits.items():
         importers.check_trajectories(f"{root}/data/{split}", source, names, rate)
