@@ -11,8 +11,9 @@ import pytest
 import training_problem
 from omegaconf import OmegaConf
 
-from physmodjax.cli.config import CONF, build_spec
+from physmodjax.cli.config import plain
 from physmodjax.datasets.batch import Batch
+from physmodjax.experiments.data import CONF, build_spec
 from physmodjax.models.batching import batched
 from physmodjax.models.model import Model
 from physmodjax.training.checkpoint import Checkpoints
@@ -65,8 +66,8 @@ def files(group):
 @pytest.mark.parametrize("choice", [*files("loss"), *files("optimizer"), *files("trainer")])
 def test_every_file_trains_on_data_of_the_default_size(choice):
     config = compose(choice)
-    spec, trainer = build_spec(config.dataset), config.trainer
-    data = Strings(spec.n_steps, spec.n_points)
+    spec, trainer = build_spec(plain(config.dataset)), config.trainer
+    data = Strings(spec.scene.n_steps, *spec.scene.grid)
     build = partial(make_optimizer, total_steps=trainer.max_steps, **config.optimizer)
     context = data.batch_at(0).context
     state, optimizer = create_state(batched(Ring)(), build, jax.random.key(0), context, averaged=trainer.averaged)

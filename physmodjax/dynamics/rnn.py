@@ -261,8 +261,9 @@ class DeepRNN(nn.Module):
     def initial_carry(self, x0: jax.Array) -> tuple:  # (*grid, C)
         "The carries before the first step. Raises ValueError for a wrong frame."
         check_frames(self, x0)
-        first = self.first.initial_carry((), self.lift(x0.reshape(-1)))
-        return (first, *(layer.initial_carry(()) for layer in self.layers))
+        start = self.lift(x0.reshape(-1))
+        carries = (self.first.initial_carry((), start), *(layer.initial_carry(()) for layer in self.layers))
+        return jax.tree.map(lambda leaf: leaf.astype(start.dtype), carries)  # float64 frames: float64 throughout
 
     def step(self, carry: tuple, x: jax.Array) -> tuple[tuple, jax.Array]:  # x: (*grid, C), one frame of input
         "The carries one step later and the output. Raises ValueError for a wrong frame."
