@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = {"call", "refused", "run_python", "trained", "run_dir"}  # fixtures that run a command or train a model
 
 # Set before anything imports jax, wandb or matplotlib; subprocesses of tests inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -25,6 +26,13 @@ from physmodjax.cli.train import train  # noqa: E402
 from physmodjax.datasets.generate import generate  # noqa: E402
 from physmodjax.experiments import record, run  # noqa: E402
 from physmodjax.experiments.data import named_spec, read_group  # noqa: E402
+
+
+def pytest_collection_modifyitems(items):
+    "Tests that run commands are marked as trainings: `make test-fast` leaves them out."
+    for item in items:
+        if COMMANDS & set(item.fixturenames):
+            item.add_marker(pytest.mark.training)
 
 
 @pytest.fixture(scope="session")

@@ -121,8 +121,14 @@ def test_a_folder_of_the_asked_for_name_is_not_passed_by(film, refused, tmp_path
     "Somebody's data under the name of a set that is about to be simulated: they are told how to train on them."
     write_well_folder(tmp_path / "mine" / "my_string", film)
     line = refused("train", "dataset.name=my_string", "data_dir=mine", *STEPS)
-    assert "dataset.path=mine/my_string" in line and "not simulated" in line
+    assert "dataset.path=mine/my_string" in line and "not generated here" in line
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["my_string"]
+
+
+def test_no_field_is_taken_for_another(film, refused, tmp_path):
+    path, _ = write_npz_with_times(tmp_path / "film", film)
+    line = refused("train", f"dataset.path={path.name}", "model.fields=[displacement]", *STEPS)
+    assert "got 'displacement', expected one of velocity" in line
 
 
 @pytest.mark.training
@@ -150,7 +156,7 @@ def test_a_bar_is_an_object_like_any_other(call, data_dir, tmp_path, undrawn):
     assert status == 0, err
     assert TrainedModel.open(tmp_path / "run").noun == "bar"
     outside = [p for p in (Path(__file__).parents[1] / "physmodjax").rglob("*.py") if "objects" not in p.parts]
-    assert not [p.name for p in outside if "BarParameters" in p.read_text() and p.name != "__init__.py"]
+    assert not [p.name for p in outside if "BarParameters" in p.read_text() and not p.name.startswith("_")]
 
 
 WORDS = [

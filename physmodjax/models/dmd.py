@@ -242,6 +242,13 @@ def relative_error(start: LinearStart, u: np.ndarray) -> float:  # u: (N, T, X C
     return float(np.sum((predicted - u[:, context:]) ** 2) / max(np.sum(u[:, context:] ** 2), 1e-300))
 
 
+def _pieces(u: np.ndarray, context: int) -> np.ndarray:  # (T, X) -> (N, L, X)
+    "One recording, divided in time, is continued from anywhere in it: overlapping pieces of it are the examples."
+    length = min(len(u), max(4 * context, len(u) // 8))
+    starts = np.linspace(0, len(u) - length, min(MOST_FITTED, len(u) - length + 1)).round().astype(int)
+    return np.stack([u[start : start + length] for start in starts])
+
+
 def linear_start(
     data,  # offers normalised(split, n) and normaliser, see models.model
     context: int,  # frames from which motions are continued
@@ -257,17 +264,19 @@ def linear_start(
     rank = principal_shapes(u, n_shapes).shape[1]
     n_delays = int(np.clip(-(-2 * n_modes // rank), 2, max(2, u.shape[1] // 4))) if n_delays is None else n_delays
     longest = u.shape[1] - 1
+    begun = u if len(u) > 1 else _pieces(u[0], context)
 
     def fits(delays, shapes):
         modes = fit_modes(u, n_modes, max(1, min(delays, longest)), shapes)
         for ridge in _RIDGES:
-            start = LinearStart(modes, amplitude_map(modes, u, context, ridge), shift, u[:, :context], math.nan)
+            start = LinearStart(modes, amplitude_map(modes, begun, context, ridge), shift, begun[:, :context], math.nan)
             yield start._replace(error=relative_error(start, valid))
 
     plain, *ridged = fits(n_delays, n_shapes)
     best = min(ridged, key=lambda start: start.error)
     if best.error < 0.9 * plain.error or plain.error > 0.5:
-        for delays, shapes in ((n_delays, -(-rank // 2)), (n_delays, -(-rank // 4)), (2 * n_delays, n_shapes)):
+        longer = max(2 * n_delays, context)
+        for delays, shapes in ((n_delays, -(-rank // 2)), (n_delays, -(-rank // 4)), (longer, n_shapes)):
             best = min(best, *fits(delays, shapes), key=lambda start: start.error)
     chosen = best if best.error < 0.9 * plain.error else plain
     if chosen.error >= 1.0:
