@@ -117,22 +117,22 @@ def quick_first(*names):
 
 
 def configured(name, grid=(41,), context=1, small=False):
-    "The batched model of conf/model/<name>.yaml and its configuration; few layers are traced faster."
+    "The batched model of conf/model/<name>.yaml for one field; few layers are traced faster."
     config = read_group("model", name)
     if "n_layers" in config["network"]:
         config["network"]["n_layers"] = min(config["network"]["n_layers"], 2)
     if small:
         shrink(config["network"])
-    return build_model(config["network"], grid=grid, channels=len(config["fields"]), context=context), config
+    return build_model(config["network"], grid=grid, channels=1, context=context)
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("context", [1, 3])
 def test_every_configured_model_has_the_interface(name, context):
     "Shapes of a rollout, for one frame and for many, without computing any number; the leaves it calls recurrent."
-    model, config = configured(name, context=context)
+    model = configured(name, context=context)
     check_model(model)
-    x0 = jnp.zeros((3, context, 41, len(config["fields"])))
+    x0 = jnp.zeros((3, context, 41, 1))
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     variables = jax.eval_shape(lambda: model.init(rngs, x0, 2))
     calm = evaluation_mode(model)
@@ -157,7 +157,7 @@ def test_every_configured_model_has_the_interface(name, context):
 @pytest.mark.parametrize("name", quick_first(*MODELS))
 def test_two_advances_are_one(name):
     "From a carried state, single steps among them, for every configured model as it is drawn."
-    model = evaluation_mode(configured(name)[0])
+    model = evaluation_mode(configured(name))
     x0 = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1, 41, 1)).astype(np.float32))
 
     def uses(key):
@@ -180,7 +180,7 @@ fast_to_compile = partial(jax.jit, compiler_options={"xla_backend_optimization_l
 @pytest.mark.parametrize("name", quick_first(*MODELS))
 def test_the_residual_has_both_derivatives(name):
     "Forward mode is the central difference, and reverse mode its transpose: <w, J v> = <J'w, v>. In float64."
-    model, _ = configured(name, grid=(9,), small=True)
+    model = configured(name, grid=(9,), small=True)
     rng = np.random.default_rng(1)
     with jax.enable_x64(True):
         batch = Batch(jnp.asarray(rng.normal(size=(2, 1, 9, 1))), jnp.asarray(rng.normal(size=(2, 12, 9, 1))))
@@ -256,7 +256,7 @@ def few_plucks(tmp_path_factory):
 ])
 def test_a_start_from_few_trajectories_is_better_than_silence(name, context, few_plucks):
     data, test = few_plucks
-    model, _ = configured(name, grid=(51,), context=context)
+    model = configured(name, grid=(51,), context=context)
     x0 = (test[:, :context] - data.normaliser.mean) / data.normaliser.std
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     variables = jax.jit(lambda: model.init(rngs, x0, 2))()

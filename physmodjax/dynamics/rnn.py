@@ -53,7 +53,7 @@ def scan_cell(
     valid: jax.Array | None = None,  # (T, ...) bool, True on valid steps
 ):  # (carry after the last valid step, outputs (T, ..., H))
     "Applies a cell along the first axis of `x`."
-    dtype = getattr(cell, "dtype", None) or jnp.result_type(x, cell.param_dtype, *jax.tree.leaves(carry))
+    dtype = cell.dtype or jnp.result_type(x, cell.param_dtype, *jax.tree.leaves(carry))
     carry = jax.tree.map(lambda part: jnp.asarray(part, dtype), carry)
     x = x if valid is None else jnp.where(valid[..., None], x, 0)
     if cell.is_initializing():
