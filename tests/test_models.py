@@ -243,8 +243,8 @@ def test_another_signature_is_refused_in_one_line(methods, words):
 @pytest.fixture(scope="module")
 def few_plucks(tmp_path_factory):
     "24 plucks of 200 samples for training, as a model takes them, and the test split."
-    spec = {**read_group("dataset", "string"), "n_trajectories": 30, "n_steps": 200}
-    folder = generate(build_spec(spec), tmp_path_factory.mktemp("few"), progress=False)
+    spec = build_spec(read_group("dataset", "string") | {"n_trajectories": 30, "n_steps": 200})
+    folder = generate(spec, tmp_path_factory.mktemp("few"), progress=False)
     scale = load_normaliser(folder, ("displacement",))
     train, valid, test = (read_split(folder, split, ("displacement",)) for split in ("train", "valid", "test"))
     return TrajectoryData(scale.normalise(train), scale.normalise(valid), Scale(scale.mean, scale.std)), test

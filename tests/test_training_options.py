@@ -11,7 +11,6 @@ import pytest
 import training_problem
 from omegaconf import OmegaConf
 
-from physmodjax.cli.config import plain
 from physmodjax.datasets.batch import Batch
 from physmodjax.experiments.data import CONF, build_spec
 from physmodjax.models.batching import batched
@@ -66,8 +65,8 @@ def files(group):
 @pytest.mark.parametrize("choice", [*files("loss"), *files("optimizer"), *files("trainer")])
 def test_every_file_trains_on_data_of_the_default_size(choice):
     config = compose(choice)
-    spec, trainer = build_spec(plain(config.dataset)), config.trainer
-    data = Strings(spec.scene.n_steps, *spec.scene.grid)
+    scene, trainer = build_spec(OmegaConf.to_container(config.dataset)).scene, config.trainer
+    data = Strings(scene.n_steps, scene.n_points)
     build = partial(make_optimizer, total_steps=trainer.max_steps, **config.optimizer)
     context = data.batch_at(0).context
     state, optimizer = create_state(batched(Ring)(), build, jax.random.key(0), context, averaged=trainer.averaged)

@@ -37,7 +37,7 @@ class LoaderOptions:
     stride: int | None = None  # frames between windows; None: L - I, so that targets tile a trajectory
     validation_batch_size: int | None = None  # trajectories validated at once; None: batch_size
 
-
+# %% ../../nbs/datasets/dataset.ipynb #b8cd1870
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     "Trajectories to learn from, simulated or measured."
@@ -93,7 +93,7 @@ class Dataset:
         return dataclasses.replace(self, fields=fields, splits=splits, normaliser=scale)
 
     def manifest(self) -> dict:  # plain data
-        "What a run says of the data it was made with: name, sizes, and the checksum of the list of files if there is one."
+        "What a run says of the data it was made with: name, sizes, and the checksum of the list of its files."
         sizes = {split: len(source) for split, source in self.splits.items()}
         listed = None if self.folder is None else self.folder / "manifest.json"
         checksum = None
@@ -123,21 +123,9 @@ class Dataset:
         validation = lambda: self.ordered("valid", size, options.context)  # noqa: E731
         return Loader(
             self.splits["train"], batch_size=options.batch_size, seed=options.seed, normaliser=self.normaliser,
-            validation=validation, context=options.context, window_length=self.window_length(options),
+            validation=validation, context=options.context, window_length=_window_length(self, options),
             stride=options.stride, lengths=self._lengths("train"),
         )  # fmt: skip
-
-    def window_length(
-        self,
-        options: LoaderOptions,
-    ) -> int | None:  # L, context included; None: whole trajectories
-        "Frames of a window: those asked for, or so few that windows of a short recording fill four batches."
-        count, n_steps = self.splits["train"].shape[:2]
-        if options.window_length is not None or self.scene is not None or count >= options.batch_size:
-            return options.window_length
-        length = int(np.clip(count * n_steps // (4 * options.batch_size), options.context + 1, n_steps))
-        _log.info("%s: %d trajectories are cut into windows of %d frames", self.name, count, length)
-        return length
 
     def ordered(
         self,
@@ -157,17 +145,7 @@ class Dataset:
         n_steps: int,  # frames, the first one included
     ) -> np.ndarray:  # (n_steps, *grid, C) float32, in physical units
         "A trajectory for as long as asked: as recorded, and beyond that simulated. Raises ValueError where it ends."
-        check_choice("split", split, SPLITS)
-        check_integer("n_steps", n_steps)
-        source = self.splits[split]
-        check_integer("index", index, minimum=0)
-        check(index < len(source), f"trajectory of {split}", got=index, expected=f"at most {len(source) - 1}")
-        if n_steps <= source.shape[1]:
-            return np.asarray(source[index, slice(0, n_steps)])
-        expected, hint = f"at most {source.shape[1]} frames", "a measured recording cannot be continued"
-        check(self.scene is not None, f"truth of {self.name}", got=f"{n_steps} frames", expected=expected, hint=hint)
-        before = sum(len(self.splits[name]) for name in SPLITS[: SPLITS.index(split)])
-        return self.scene.trajectory(before + index, n_steps, self.names)
+        return _truth(self, split, index, n_steps)
 
     def _lengths(self, split: str) -> np.ndarray | None:
         return None if self.lengths is None else self.lengths[split]
@@ -203,13 +181,38 @@ class Dataset:
         archive = Archive(Path("arrays"), {k: (v.shape, v.dtype) for k, v in held.items()}, held.get, {})
         return _from_recording("arrays", importers.recording(archive, facts), facts, scene)
 
-
+# %% ../../nbs/datasets/dataset.ipynb #185edbdb
 _log = logging.getLogger(__name__)
 
 
 def _channels(source, chosen: list[int], names: tuple[str, ...]):
     "Some channels of a source in memory or in files."
     return source[..., chosen] if isinstance(source, np.ndarray) else source.select(names)
+
+
+def _window_length(data: Dataset, options: LoaderOptions) -> int | None:
+    "Frames of a window: those asked for, or so few that windows of a short recording fill four batches."
+    count, n_steps = data.splits["train"].shape[:2]
+    if options.window_length is not None or data.scene is not None or count >= options.batch_size:
+        return options.window_length
+    length = int(np.clip(count * n_steps // (4 * options.batch_size), options.context + 1, n_steps))
+    _log.info("%s: %d trajectories are cut into windows of %d frames", data.name, count, length)
+    return length
+
+
+def _truth(data: Dataset, split: str, index: int, n_steps: int) -> np.ndarray:
+    "(n_steps, *grid, C), from the recording or, beyond its end, from the scene."
+    check_choice("split", split, SPLITS)
+    check_integer("n_steps", n_steps)
+    source = data.splits[split]
+    check_integer("index", index, minimum=0)
+    check(index < len(source), f"trajectory of {split}", got=index, expected=f"at most {len(source) - 1}")
+    if n_steps <= source.shape[1]:
+        return np.asarray(source[index, slice(0, n_steps)])
+    expected, hint = f"at most {source.shape[1]} frames", "a measured recording cannot be continued"
+    check(data.scene is not None, f"truth of {data.name}", got=f"{n_steps} frames", expected=expected, hint=hint)
+    before = sum(len(data.splits[name]) for name in SPLITS[: SPLITS.index(split)])
+    return data.scene.trajectory(before + index, n_steps, data.names)
 
 
 def _facts(words: Mapping) -> Facts:
@@ -362,8 +365,8 @@ def _open_folder(path: Path, facts: Facts, scene: Scene | None) -> Dataset:
 
 def _foreign_scale(root: Path, splits: dict, fields: tuple[Field, ...], rate: float) -> Normaliser:
     names = tuple(field.name for field in fields)
-    large = isinstance(splits["train"], TrajectoryFiles)
-    if large and (root / "stats.yaml").exists():
+    in_memory = isinstance(splits["train"], np.ndarray)
+    if not in_memory and (root / "stats.yaml").exists():
         return loader.load_normaliser(root, names)
     for split, source in splits.items():
         importers.check_trajectories(f"{root}/data/{split}", source, names, rate)

@@ -277,7 +277,9 @@ def _windows(spec: DatasetSpec, todo: list[Shard]) -> Iterator[list[Shard]]:
 def _solve(spec: DatasetSpec, window: list[Shard], folder: Path, substeps: Substeps) -> Iterator[tuple]:
     "(shard, (q, q'), what was drawn, its sub-steps) of the shards of a window, all solved together."
     indices = [shard.first + k for shard in window for k in range(shard.count)]
-    problem, scene = spec.scene.problem(indices), spec.scene
+    scene = spec.scene
+    draws = [scene.draw(index) for index in indices]
+    problem = scene.released(draws)
     options = {"substeps": substeps.count[indices], "group": scene.group(spec.n_trajectories)}
     start = problem.q0, problem.qdot0
     with _named(folder / window[0].file, spec, indices):
@@ -286,7 +288,7 @@ def _solve(spec: DatasetSpec, window: list[Shard], folder: Path, substeps: Subst
     for shard in window:
         members, stop = indices[first : first + shard.count], first + shard.count
         taken = Substeps(*(values[members] for values in substeps))
-        drawn = [scene.draw(index)[1] for index in members]
+        drawn = [drawn for _, drawn in draws[first:stop]]
         yield shard, (q[first:stop], qdot[first:stop]), drawn, taken
         first = stop
 

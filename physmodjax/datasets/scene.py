@@ -90,8 +90,17 @@ class Scene:
         n_steps: int | None = None,  # samples; None: those of the scene
     ) -> Problem:
         "What the solver is to be asked for some trajectories."
-        shapes, drawn = zip(*(self.draw(index) for index in indices), strict=True)
-        return self._released(self._systems(drawn), np.stack(shapes), n_steps)
+        return self.released([self.draw(index) for index in indices], n_steps)
+
+    def released(
+        self,
+        draws: Sequence[tuple],  # from `draw`, one for each trajectory
+        n_steps: int | None = None,  # samples; None: those of the scene
+    ) -> Problem:
+        "The same for shapes and quantities that were drawn already."
+        shapes, drawn = zip(*draws, strict=True)
+        system = stack_systems([self._system(values) for values in drawn]) if self.varied else self.system
+        return _released(self, system, np.stack(shapes), n_steps)
 
     def substeps(
         self,
@@ -99,10 +108,8 @@ class Scene:
         n_steps: int | None = None,  # samples; None: those of the scene
     ) -> Substeps:  # (N,) sub-steps per sample and the errors estimated for them
         "Sub-steps that meet rtol for each trajectory. Raises SimulationError if no number does."
-        p = self.problem(indices, n_steps)
-        return choose_substeps(
-            p.system, p.q0, p.qdot0, p.rate, p.n_steps, self.rtol, group=self.group(len(p.q0))
-        )
+        p, group = self.problem(indices, n_steps), self.group(len(indices))
+        return choose_substeps(p.system, p.q0, p.qdot0, p.rate, p.n_steps, self.rtol, group=group)
 
     def group(self, n_trajectories: int) -> int:
         "Trajectories that are solved together; fixed for a set, so that its bytes do not depend on who makes it."
@@ -118,7 +125,7 @@ class Scene:
         "One trajectory, as long as asked for. Raises ValueError if the motion does not stay finite."
         shape, drawn = self.draw(index)
         system = self._system(drawn) if self.varied else self.system
-        return self._motion(self._released(system, shape, n_steps), fields, substeps)
+        return _motion(self, _released(self, system, shape, n_steps), fields, substeps)
 
     def play(
         self,
@@ -128,31 +135,32 @@ class Scene:
     ) -> np.ndarray:  # (n_steps, *grid, C) float32, m and m/s
         "The motion after a pluck or strike of one's own. Raises ValueError if it does not stay finite."
         check(np.shape(shape) == self.grid, "shape", got=np.shape(shape), expected=f"{self.grid}, the grid")
-        return self._motion(self._released(self.system, np.asarray(shape), n_steps), fields)
+        return _motion(self, _released(self, self.system, np.asarray(shape), n_steps), fields)
 
     def _system(self, drawn: Mapping[str, float]) -> ModalSystem:
         values = {name: drawn[name] for name, _, _ in self.varied}
         return dataclasses.replace(self.object, **values).modal(self.n_modes, self.nonlinear)
 
-    def _systems(self, drawn: Sequence[Mapping[str, float]]) -> ModalSystem:
-        return stack_systems([self._system(values) for values in drawn]) if self.varied else self.system
+# %% ../../nbs/datasets/scene.ipynb #6aa271ae
+def _released(scene: Scene, system: ModalSystem, shape: np.ndarray, n_steps: int | None) -> Problem:
+    pair = np.stack([shape, shape]) if shape.ndim == len(scene.grid) else np.concatenate([shape, shape[:1]])
+    q = np.asarray(scene.system.to_modal(pair))  # mode shapes are the same whatever is varied
+    q = q[0] if shape.ndim == len(scene.grid) else q[:-1]  # a product of one row alone is rounded differently
+    start = (q, 0 * q) if scene.release == "pluck" else (0 * q, q)
+    return Problem(system, *start, scene.rate, scene.n_steps if n_steps is None else n_steps)
 
-    def _released(self, system: ModalSystem, shape: np.ndarray, n_steps: int | None) -> Problem:
-        pair = np.stack([shape, shape]) if shape.ndim == len(self.grid) else np.concatenate([shape, shape[:1]])
-        q = np.asarray(self.system.to_modal(pair))  # mode shapes are the same whatever is varied
-        q = q[0] if shape.ndim == len(self.grid) else q[:-1]  # a product of one row alone is rounded differently
-        start = (q, 0 * q) if self.release == "pluck" else (0 * q, q)
-        return Problem(system, *start, self.rate, self.n_steps if n_steps is None else n_steps)
 
-    def _motion(self, problem: Problem, fields: Sequence[str], substeps: int | None = None) -> np.ndarray:
-        for name in fields:
-            check_choice("field of a simulation", name, ("displacement", "velocity"))
-        p = problem
-        accuracy = {"rtol": self.rtol, "substeps": substeps}
-        q, qdot = simulate(p.system, p.q0, p.qdot0, rate=p.rate, n_steps=p.n_steps, **accuracy)
-        states = {"displacement": q, "velocity": qdot}
-        frames = [p.system.to_grid(states[name], self.n_points) for name in fields]
-        return np.stack(frames, axis=-1).astype(np.float32)
+def _motion(
+    scene: Scene, problem: Problem, fields: Sequence[str], substeps: int | None = None
+) -> np.ndarray:  # (n_steps, *grid, C)
+    for name in fields:
+        check_choice("field of a simulation", name, ("displacement", "velocity"))
+    p = problem
+    accuracy = {"rtol": scene.rtol, "substeps": substeps}
+    q, qdot = simulate(p.system, p.q0, p.qdot0, rate=p.rate, n_steps=p.n_steps, **accuracy)
+    states = {"displacement": q, "velocity": qdot}
+    frames = [p.system.to_grid(states[name], scene.n_points) for name in fields]
+    return np.stack(frames, axis=-1).astype(np.float32)
 
 # %% ../../nbs/datasets/scene.ipynb #f5d61cab
 def to_tuples(

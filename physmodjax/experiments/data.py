@@ -26,7 +26,7 @@ def read_group(
     group: str,  # "model", "dataset", "optimizer", …: a folder of conf/
     name: str,  # of a file in it
 ) -> dict:
-    "What a file of conf/ holds, as plain data, with those of its group it builds on. Raises ValueError for no such name."
+    "What a file of conf/ holds, with what it builds on, as plain data. Raises ValueError for no such name."
     check_choice(group, name, sorted(path.stem for path in (CONF / group).glob("*.yaml")))
     content = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
     merged = {}

@@ -26,8 +26,7 @@ class Played:
         split: str,  # "train", "valid" or "test"
         n_samples: int,  # of a trajectory, the initial state included
     ):
-        self.scene, self.names = dataset.scene, [field.name for field in dataset.fields]
-        self.first = sum(len(dataset.splits[name]) for name in SPLITS[: SPLITS.index(split)])
+        self.dataset, self.split = dataset, split
         self.shape = (len(dataset.splits[split]), n_samples, *dataset.grid, dataset.channels)
 
     def __len__(self) -> int:
@@ -35,7 +34,7 @@ class Played:
 
     def __getitem__(self, key: tuple[int, slice]) -> np.ndarray:  # (length, *grid, C) float32
         index, steps = key
-        return self.scene.trajectory(self.first + int(index), self.shape[1], self.names)[steps]
+        return self.dataset.truth(self.split, int(index), self.shape[1])[steps]
 
 
 def split_of_length(
