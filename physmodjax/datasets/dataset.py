@@ -84,23 +84,13 @@ class Dataset:
         names: Sequence[str],  # of fields
     ) -> "Dataset":
         "The same data with some of their fields. Raises ValueError for one that is not there."
-        for name in names:
-            check_choice(f"field of {self.name}", name, self.names)
-        chosen = [self.names.index(name) for name in names]
-        splits = {split: _channels(source, chosen, tuple(names)) for split, source in self.splits.items()}
-        scale = Normaliser(self.normaliser.mean[chosen], self.normaliser.std[chosen])
-        fields = tuple(self.fields[k] for k in chosen)
-        return dataclasses.replace(self, fields=fields, splits=splits, normaliser=scale)
+        return _select(self, tuple(names))
 
     def manifest(self) -> dict:  # plain data
         "What a run says of the data it was made with: name, sizes, and the checksum of the list of its files."
-        sizes = {split: len(source) for split, source in self.splits.items()}
-        listed = None if self.folder is None else self.folder / "manifest.json"
-        checksum = None
-        if listed is not None and listed.is_file():
-            checksum = hashlib.sha256(listed.read_bytes()).hexdigest()
         facts = {"name": self.name, "rate": self.rate, "n_steps": self.n_steps, "grid": list(self.grid)}
-        return facts | {"fields": list(self.names), "trajectories": sizes, "manifest_sha256": checksum}
+        sizes = {split: len(source) for split, source in self.splits.items()}
+        return facts | {"fields": list(self.names), "trajectories": sizes, "manifest_sha256": _checksum(self.folder)}
 
     def normalised(
         self,
@@ -124,7 +114,7 @@ class Dataset:
         return Loader(
             self.splits["train"], batch_size=options.batch_size, seed=options.seed, normaliser=self.normaliser,
             validation=validation, context=options.context, window_length=_window_length(self, options),
-            stride=options.stride, lengths=self._lengths("train"),
+            stride=options.stride, lengths=None if self.lengths is None else self.lengths["train"],
         )  # fmt: skip
 
     def ordered(
@@ -135,7 +125,7 @@ class Dataset:
     ) -> Iterable[Batch]:
         "Whole trajectories of a split, each once, in order."
         check_choice("split", split, SPLITS)
-        lengths = self._lengths(split)
+        lengths = None if self.lengths is None else self.lengths[split]
         return loader.ordered_batches(self.splits[split], self.normaliser, batch_size, context, lengths=lengths)
 
     def truth(
@@ -147,9 +137,6 @@ class Dataset:
         "A trajectory for as long as asked: as recorded, and beyond that simulated. Raises ValueError where it ends."
         return _truth(self, split, index, n_steps)
 
-    def _lengths(self, split: str) -> np.ndarray | None:
-        return None if self.lengths is None else self.lengths[split]
-
     @classmethod
     def open(
         cls,
@@ -158,12 +145,7 @@ class Dataset:
         **facts,  # what the file does not say: rate, axes, unit, fields, splits, name, lengths; see `Facts`
     ) -> "Dataset":
         "A data set on disk. Raises ValueError, in one line, where something is wrong, missing or not clear."
-        path, facts = Path(path), _facts(facts)
-        if path.is_dir():
-            return _open_folder(path, facts, scene)
-        if path.suffix.lower() in (".hdf5", ".h5") and _is_well(path):
-            return _open_well_file(path, facts, scene)
-        return _from_recording(path.stem, importers.read_recording(path, facts), facts, scene)
+        return _open(Path(path), _facts(facts), scene)
 
     @classmethod
     def from_arrays(
@@ -173,21 +155,30 @@ class Dataset:
         **facts,  # rate, axes, unit, fields, splits, name, lengths; see `Facts`
     ) -> "Dataset":
         "A data set in memory. Raises ValueError, in one line, where something is wrong, missing or not clear."
-        facts = _facts(facts)
-        held = dict(arrays) if isinstance(arrays, Mapping) else {"": arrays}
-        held = {str(name): np.asarray(values) for name, values in held.items()}
-        if set(held) == set(SPLITS):
-            return _from_splits({split: held[split] for split in SPLITS}, facts, scene)
-        archive = Archive(Path("arrays"), {k: (v.shape, v.dtype) for k, v in held.items()}, held.get, {})
-        return _from_recording("arrays", importers.recording(archive, facts), facts, scene)
+        return _from_arrays(arrays, _facts(facts), scene)
 
 # %% ../../nbs/datasets/dataset.ipynb #185edbdb
 _log = logging.getLogger(__name__)
 
 
+def _select(data: Dataset, names: tuple[str, ...]) -> Dataset:
+    for name in names:
+        check_choice(f"field of {data.name}", name, data.names)
+    chosen = [data.names.index(name) for name in names]
+    splits = {split: _channels(source, chosen, names) for split, source in data.splits.items()}
+    scale = Normaliser(data.normaliser.mean[chosen], data.normaliser.std[chosen])
+    return dataclasses.replace(data, fields=tuple(data.fields[k] for k in chosen), splits=splits, normaliser=scale)
+
+
 def _channels(source, chosen: list[int], names: tuple[str, ...]):
     "Some channels of a source in memory or in files."
     return source[..., chosen] if isinstance(source, np.ndarray) else source.select(names)
+
+
+def _checksum(folder: Path | None) -> str | None:
+    "That of the list of files in a folder, if there is one."
+    listed = None if folder is None else folder / "manifest.json"
+    return hashlib.sha256(listed.read_bytes()).hexdigest() if listed is not None and listed.is_file() else None
 
 
 def _window_length(data: Dataset, options: LoaderOptions) -> int | None:
@@ -214,11 +205,28 @@ def _truth(data: Dataset, split: str, index: int, n_steps: int) -> np.ndarray:
     before = sum(len(data.splits[name]) for name in SPLITS[: SPLITS.index(split)])
     return data.scene.trajectory(before + index, n_steps, data.names)
 
-
+# %% ../../nbs/datasets/dataset.ipynb #3838dd07
 def _facts(words: Mapping) -> Facts:
     for name in words:
         check_choice("option of a data set", name, list(Facts.__dataclass_fields__))
     return Facts(**words)
+
+
+def _open(path: Path, facts: Facts, scene: Scene | None) -> Dataset:
+    if path.is_dir():
+        return _open_folder(path, facts, scene)
+    if path.suffix.lower() in (".hdf5", ".h5") and _is_well(path):
+        return _open_well_file(path, facts, scene)
+    return _from_recording(path.stem, importers.read_recording(path, facts), facts, scene)
+
+
+def _from_arrays(arrays, facts: Facts, scene: Scene | None) -> Dataset:
+    held = dict(arrays) if isinstance(arrays, Mapping) else {"": arrays}
+    held = {str(name): np.asarray(values) for name, values in held.items()}
+    if set(held) == set(SPLITS):
+        return _from_splits({split: held[split] for split in SPLITS}, facts, scene)
+    archive = Archive(Path("arrays"), {k: (v.shape, v.dtype) for k, v in held.items()}, held.get, {})
+    return _from_recording("arrays", importers.recording(archive, facts), facts, scene)
 
 # %% ../../nbs/datasets/dataset.ipynb #c81c2c89
 def measure_scale(

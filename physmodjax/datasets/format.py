@@ -197,16 +197,16 @@ def _check_contained(path: Path, file: h5py.File) -> None:
                 _refuse_reference(path, where, f"a link to {link.filename}")
             if isinstance(link, h5py.SoftLink):
                 continue
-            item = group.get(name)
+            item, kind = group.get(name), group.get(name, getclass=True)
             address = h5py.h5o.get_info(item.id).addr
             if address in seen:
                 continue
             seen.add(address)
             if len(seen) > _MOST_OBJECTS:
                 raise DatasetError(path, f"holds more than {_MOST_OBJECTS} objects", "expected a file of trajectories")
-            if isinstance(item, h5py.Group):
+            if kind is h5py.Group:
                 groups.append(item)
-            elif isinstance(item, h5py.Dataset):
+            elif kind is h5py.Dataset:
                 _check_samples_inside(path, where, item)
 
 

@@ -369,9 +369,9 @@ def read_spec(
     path = Path(folder) / "spec.json"
     try:
         return spec_from_dict(_stored_words(path))
+    except DatasetError:
+        raise
     except (TypeError, ValueError) as error:
-        if isinstance(error, DatasetError):
-            raise
         raise DatasetError(path, f"is not a specification ({error})", "restore it from a copy") from error
 
 # %% ../../nbs/datasets/generate.ipynb #dbc44cb8

@@ -361,9 +361,9 @@ def read_npz(
                 if member.filename.endswith(".npy"):
                     with archive.open(member) as stream:
                         kinds[member.filename[:-4]] = _npy_header(path, stream, member)
+    except DatasetError:
+        raise
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, NotImplementedError, SyntaxError) as error:
-        if isinstance(error, DatasetError):
-            raise
         raise _explain(path, error, "not an .npz file, or a damaged one") from error
 
     def read(name: str) -> np.ndarray:

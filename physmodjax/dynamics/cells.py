@@ -44,7 +44,7 @@ def input_width(
     cell: nn.RNNCellBase,  # a bound cell
 ) -> int | None:  # width F, or None while nothing fixes it
     "The input width that a cell expects: the declared one, else that of its stored weights."
-    if getattr(cell, "in_features", None) is not None:
+    if cell.in_features is not None:
         return cell.in_features
     # flax names the weights of the input i, ir, iz, in; the cells below call theirs input_kernel
     stored = flatten_dict(cell.variables.get("params", {}))
@@ -68,14 +68,14 @@ def check_cell_inputs(
 # %% ../../nbs/dynamics/cells.ipynb #09ea76dd
 def check_cell_fields(
     cell: nn.RNNCellBase,  # a cell under construction
+    *functions: str,  # fields that hold activations
 ) -> None:
     "Resolves activations given by name. Raises ValueError for an unknown name or a width below 1."
     check_integer("features", cell.features)
     if cell.in_features is not None:
         check_integer("in_features", cell.in_features)
-    for field in ("activation_fn", "gate_fn"):
-        if hasattr(cell, field):
-            object.__setattr__(cell, field, as_activation(getattr(cell, field)))
+    for field in functions:
+        object.__setattr__(cell, field, as_activation(getattr(cell, field)))
 
 # %% ../../nbs/dynamics/cells.ipynb #78147e0d
 class RNNCell(nn.SimpleCell):
@@ -84,7 +84,7 @@ class RNNCell(nn.SimpleCell):
     in_features: int | None = None  # F, checked when given
 
     def __post_init__(self):
-        check_cell_fields(self)
+        check_cell_fields(self, "activation_fn")
         super().__post_init__()
 
     def __call__(
@@ -148,7 +148,7 @@ class GatedCell(nn.RNNCellBase):
     num_feature_axes = 1
 
     def __post_init__(self):
-        check_cell_fields(self)
+        check_cell_fields(self, "activation_fn", "gate_fn")
         super().__post_init__()
 
     @nn.nowrap
@@ -193,7 +193,7 @@ class GRUResetAfterCell(nn.GRUCell):
     in_features: int | None = None  # F, checked when given
 
     def __post_init__(self):
-        check_cell_fields(self)
+        check_cell_fields(self, "activation_fn", "gate_fn")
         super().__post_init__()
 
     def __call__(
@@ -316,14 +316,9 @@ CELLS = {
 def make_cell(
     recipe: str | type | partial | nn.RNNCellBase,  # name in CELLS, class, partial of a class, or a cell to copy
     features: int,  # H, width of the state
-    in_features: int | None = None,  # F, if the cell is to check it
 ) -> nn.RNNCellBase:  # a new cell
     "A cell of `features` components from a recipe. Raises ValueError for a name that is not known."
-    sizes = {"features": features}
     if isinstance(recipe, str):
         check_choice("cell", recipe, CELLS)
         recipe = CELLS[recipe]
-    kind = recipe.func if isinstance(recipe, partial) else recipe
-    if in_features is not None and hasattr(kind, "in_features"):
-        sizes["in_features"] = in_features
-    return recipe.clone(**sizes) if isinstance(recipe, nn.Module) else recipe(**sizes)
+    return recipe.clone(features=features) if isinstance(recipe, nn.Module) else recipe(features=features)

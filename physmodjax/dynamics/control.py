@@ -33,7 +33,7 @@ class Controller(nn.Module):
         super().__post_init__()
 
     def setup(self):
-        self.memory = make_cell(self.cell, self.width, self.n_measured)
+        self.memory = make_cell(self.cell, self.width)
         self.readout = nn.Dense(self.n_actions, kernel_init=self.kernel_init, bias_init=self.bias_init)
 
     @nn.nowrap

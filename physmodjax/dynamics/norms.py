@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 # %% ../../nbs/dynamics/norms.ipynb #82f925c6
-@jax.custom_vjp
+@jax.custom_jvp
 def standardise(
     x: jax.Array,  # (..., D) frames
 ) -> jax.Array:  # (..., D)
@@ -24,15 +24,15 @@ def _standardise(x):
     variance = jnp.maximum((x * x).mean(-1, keepdims=True) - mean * mean, 0)
     reciprocal = jax.lax.rsqrt(variance + 1e-6)
     n = (x - mean) * reciprocal
-    return n, (n, reciprocal)
+    return n, reciprocal
 
 
-def _standardise_backward(kept, bar):
-    n, reciprocal = kept
-    return (reciprocal * (bar - bar.mean(-1, keepdims=True) - n * (bar * n).mean(-1, keepdims=True)),)
-
-
-standardise.defvjp(_standardise, _standardise_backward)
+@standardise.defjvp
+def _(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    n, reciprocal = _standardise(x)
+    dx = reciprocal * dx
+    return n, dx - dx.mean(-1, keepdims=True) - n * (dx * n).mean(-1, keepdims=True)
 
 # %% ../../nbs/dynamics/norms.ipynb #d05457d1
 class LayerNorm(nn.Module):

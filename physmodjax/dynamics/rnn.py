@@ -53,7 +53,7 @@ def scan_cell(
     valid: jax.Array | None = None,  # (T, ...) bool, True on valid steps
 ):  # (carry after the last valid step, outputs (T, ..., H))
     "Applies a cell along the first axis of `x`."
-    dtype = getattr(cell, "dtype", None) or jnp.result_type(x, cell.param_dtype, *jax.tree.leaves(carry))
+    dtype = cell.dtype or jnp.result_type(x, cell.param_dtype, *jax.tree.leaves(carry))
     carry = jax.tree.map(lambda part: jnp.asarray(part, dtype), carry)
     x = x if valid is None else jnp.where(valid[..., None], x, 0)
     if cell.is_initializing():
@@ -261,8 +261,9 @@ class DeepRNN(nn.Module):
     def initial_carry(self, x0: jax.Array) -> tuple:  # (*grid, C)
         "The carries before the first step. Raises ValueError for a wrong frame."
         check_frames(self, x0)
-        first = self.first.initial_carry((), self.lift(x0.reshape(-1)))
-        return (first, *(layer.initial_carry(()) for layer in self.layers))
+        start = self.lift(x0.reshape(-1))
+        carries = (self.first.initial_carry((), start), *(layer.initial_carry(()) for layer in self.layers))
+        return jax.tree.map(lambda leaf: leaf.astype(start.dtype), carries)  # float64 frames: float64 throughout
 
     def step(self, carry: tuple, x: jax.Array) -> tuple[tuple, jax.Array]:  # x: (*grid, C), one frame of input
         "The carries one step later and the output. Raises ValueError for a wrong frame."

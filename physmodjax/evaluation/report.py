@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from ..core.checks import check
 from ..core.files import atomic_write
@@ -65,7 +66,7 @@ _KINDS = {b"\x89PNG": "image/png", b"RIFF": "audio/wav", b"fLaC": "audio/flac", 
 
 def _media(kind: str, caption: object, item: object) -> str:
     "A figure element with an embedded picture or sound."
-    if kind == "image" and hasattr(item, "savefig"):
+    if kind == "image" and isinstance(item, Figure):
         item = figure_png(item)
     mime = _KINDS.get(bytes(item[:4]), "") if isinstance(item, bytes) else ""
     expected = "a PNG file or a matplotlib figure" if kind == "image" else "a WAV, FLAC or OGG file"

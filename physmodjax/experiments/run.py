@@ -217,7 +217,7 @@ def _trained(setup: Setup, checkpoints: Checkpoints, started: float, logger) -> 
     keys = ("max_steps", "eval_every", "checkpoint_every", "log_every", "recalibrate")
     options = FitOptions(
         setup.optimizer, checkpoints=checkpoints, metadata=setup.metadata(), resume=setup.options.resume,
-        logger=None if logger is None else SimpleNamespace(log=logger.log),  # pictures follow after the steps
+        logger=None if logger is None else SimpleNamespace(log=logger.log, finish=lambda: None),  # pictures follow
         progress=setup.options.progress, **{key: setup.options.trainer[key] for key in keys},
     )  # fmt: skip
     loss = weighted_loss(**setup.options.loss)

@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ..core.checks import check, check_choice, check_integer, check_non_negative, check_shape
 from ..core.scan import from_pairs, to_pairs
 from .dmd import LinearModes, LinearStart, linear_start
-from .mlp import dense_layers, neutral_network
+from .mlp import dense_layers, neutral_network, takes_fold
 from .model import Model, as_partial
 
 # %% ../../nbs/models/autoencoder.ipynb #2af82d89
@@ -131,8 +131,7 @@ class KoopmanAutoencoder(Model, kw_only=True):
     def _foldable(self, n_steps):
         "Whether a free rollout is better computed by folding z0 into the weights, and can be."
         recurrence = self._dynamics
-        # a network of somebody else's need not declare it
-        network = recurrence.modulates is None or getattr(recurrence.model, "foldable", False)
+        network = recurrence.modulates is None or takes_fold(recurrence.model)
         return recurrence.linear and self._decoder.foldable and network and n_steps >= self.d_hidden
 
     def _ring(self, z0, n_steps):  # the states never formed, but for the last

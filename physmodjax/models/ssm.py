@@ -221,7 +221,7 @@ class Mixer(nn.Module):
         return nn.Dropout(self.dropout, broadcast_dims=axes)(x, deterministic=not self.training)
 
 # %% ../../nbs/models/ssm.ipynb #162df081
-@jax.custom_vjp
+@jax.custom_jvp
 def gated(
     pair: jax.Array,  # (..., 2 D): D values, then D gates
 ) -> jax.Array:  # (..., D)
@@ -230,14 +230,15 @@ def gated(
     return value * nn.sigmoid(gate)
 
 
-def _gated_backward(pair, bar):
+@gated.defjvp
+def _(primals, tangents):
+    (pair,), (dpair,) = primals, tangents
     value, gate = jnp.split(pair, 2, axis=-1)
-    bar = jax.lax.optimization_barrier(bar)  # or what led to it would be computed once for each half
-    open_ = nn.sigmoid(gate)
-    return (jnp.stack([bar * open_, bar * value * open_ * (1 - open_)], axis=-2).reshape(pair.shape),)
-
-
-gated.defvjp(lambda pair: (gated(pair), pair), _gated_backward)
+    dvalue, dgate = jnp.split(dpair, 2, axis=-1)
+    opening = nn.sigmoid(gate)
+    change = opening * dvalue + value * opening * (1 - opening) * dgate
+    # the cotangent passes here too, and would else be computed once for each half
+    return value * opening, jax.lax.optimization_barrier(change)
 
 # %% ../../nbs/models/ssm.ipynb #ab578f27
 class DiagonalLayer(nn.Module, metaclass=abc.ABCMeta):
