@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = {"call", "refused", "run_python", "trained", "run_dir"}  # fixtures that run a command or train a model
 
 # Set before anything imports jax, wandb or matplotlib; subprocesses of tests inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -19,13 +20,19 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.update(WANDB_MODE="offline", WANDB_ERROR_REPORTING="false", WANDB_SILENT="true", MPLBACKEND="Agg")
 os.environ.pop("HYDRA_FULL_ERROR", None)
 
-from commands import CONF, QUICK, compose, shrink  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
+from commands import QUICK, compose, shrink  # noqa: E402
 
-from physmodjax.cli.config import build_spec  # noqa: E402
 from physmodjax.cli.train import train  # noqa: E402
 from physmodjax.datasets.generate import generate  # noqa: E402
-from physmodjax.evaluation import plots  # noqa: E402
+from physmodjax.experiments import record, run  # noqa: E402
+from physmodjax.experiments.data import named_spec, read_group  # noqa: E402
+
+
+def pytest_collection_modifyitems(items):
+    "Tests that run commands are marked as trainings: `make test-fast` leaves them out."
+    for item in items:
+        if COMMANDS & set(item.fixturenames):
+            item.add_marker(pytest.mark.training)
 
 
 @pytest.fixture(scope="session")
@@ -60,8 +67,8 @@ def run_python(tmp_path):
 def data_dir(tmp_path_factory):
     "Folder of the small data sets, made once."
     folder = tmp_path_factory.mktemp("data")
-    for name in ("tiny", "tiny_linear", "tiny_membrane"):
-        generate(build_spec(OmegaConf.load(CONF / "dataset" / f"{name}.yaml")), folder, progress=False)
+    for name in ("tiny", "tiny_linear", "tiny_membrane", "tiny_bar"):
+        generate(named_spec(read_group("dataset", name)), folder, progress=False)
     return folder
 
 
@@ -91,7 +98,8 @@ def run_dir(trained):
 @pytest.fixture
 def undrawn(monkeypatch):
     "Pictures are made but not drawn, which takes longer than all else in a run of few steps."
-    monkeypatch.setattr(plots, "figure_png", lambda figure: b"\x89PNG\r\n\x1a\n")
+    for module in (run, record):
+        monkeypatch.setattr(module, "figure_png", lambda figure: b"\x89PNG\r\n\x1a\n")
 
 
 @pytest.fixture
@@ -105,8 +113,11 @@ def call(tmp_path, monkeypatch, capsys):
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
 
-    def run(name, *arguments, folder=tmp_path / "out"):
+    folders = (tmp_path / f"out{number or ''}" for number in range(100))  # a folder is one run
+
+    def run(name, *arguments, folder=None):
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        folder = folder or next(folders)
         given = [] if any(a.startswith("hydra.run.dir") for a in arguments) else [f"hydra.run.dir={folder}"]
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments, *given])
         status = 0

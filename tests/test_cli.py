@@ -1,4 +1,5 @@
 "The four commands: every configuration, every mistake, every interruption."
+import dataclasses
 import json
 import os
 import resource
@@ -20,19 +21,22 @@ from commands import GRU, QUICK, compose, shrink
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from physmodjax.cli.config import CONF, build_spec, named_spec
-from physmodjax.cli.evaluate import evaluate, open_model
+from physmodjax.cli.config import CONF, plain
+from physmodjax.cli.evaluate import evaluate
 from physmodjax.cli.render import make_sounds
 from physmodjax.cli.train import train
 from physmodjax.core.sound import read_sound
-from physmodjax.datasets.generate import initial_shape
+from physmodjax.experiments import TrainedModel
 from physmodjax.experiments.build import build_model
-from physmodjax.objects.modes import modal_system, warn_if_aliased
+from physmodjax.experiments.data import build_spec, named_spec, read_group
+from physmodjax.objects import warn_if_aliased
 from physmodjax.training.losses import weighted_loss
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
-MODELS = [name for group, name in OPTIONS if group == "model"]
-DATASETS = [name for group, name in OPTIONS if group == "dataset"]
+MODELS = [name for group, name in OPTIONS if group == "model" and name != "own"]
+DATASETS = [name for group, name in OPTIONS if group == "dataset" and name != "measured"]
+
+
 def leftovers(folder: Path) -> list[str]:
     "Half-written files below a folder."
     return [str(path) for path in folder.rglob("*") if "tmp" in path.suffix or "orbax-checkpoint-tmp" in path.name]
@@ -56,12 +60,11 @@ def test_every_option_composes(row):
     except hydra.errors.ConfigCompositionException:
         config = compose("train", *(f"+{argument}" for argument in arguments))
     OmegaConf.to_container(config, resolve=True)
-    spec = build_spec(config.dataset)
-    weighted_loss(OmegaConf.to_container(config.loss.weights))
-    grid = spec.n_points if isinstance(spec.n_points, tuple) else (spec.n_points,)
-    shrink(config.model.network)
-    network = OmegaConf.to_container(config.model.network)
-    build_model(network, grid=grid, channels=len(config.model.fields or ["displacement"]), context=config.model.context)
+    weighted_loss(**plain(config.loss))
+    grid = (21,) if row.get("dataset") == "measured" else build_spec(plain(config.dataset)).scene.grid
+    if config.model.name != "own":
+        shrink(config.model.network)
+        build_model(plain(config.model.network), grid=grid, channels=1, context=config.model.context)
 
 
 @pytest.mark.parametrize("name", ["train", "generate", "evaluate", "render"])
@@ -72,15 +75,16 @@ def test_every_command_composes(name):
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_dataset_can_be_made(name):
     "Its name is that of its file, its grid carries its modes, and only the sets published so alias."
-    spec = named_spec(OmegaConf.load(CONF / "dataset" / f"{name}.yaml"))
+    spec = named_spec(read_group("dataset", name))
+    scene = spec.scene
     assert spec.name == name
-    shape, _ = initial_shape(spec, 0)
-    assert np.isfinite(modal_system(spec.parameters, spec.n_modes).to_modal(shape)).all()
-    highest = {quantity: high for quantity, _, high in spec.varied}  # of those varied, tension moves the modes upwards
-    system = modal_system(type(spec.parameters)(**{**vars(spec.parameters), **highest}), spec.n_modes)
+    shape, _ = scene.draw(0)
+    assert np.isfinite(scene.system.to_modal(shape)).all()
+    highest = {quantity: high for quantity, _, high in scene.varied}  # of those varied, tension moves the modes upwards
+    system = dataclasses.replace(scene.object, **highest).modal(scene.n_modes)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        aliased = warn_if_aliased(system, spec.rate).tolist()
+        aliased = warn_if_aliased(system, scene.rate).tolist()
     assert aliased == ([9, 10] if name.endswith("4k") else [])
     assert len(caught) == bool(aliased)
 
@@ -89,13 +93,15 @@ def test_published_sets():
     for kind in ("linear", "nonlinear"):
         for shape in ("gaussian", "noise"):
             for short, rate, n_modes in (("4k", 4000.0, 10), ("16k", 16000.0, 25)):
-                spec = build_spec(OmegaConf.load(CONF / "dataset" / f"string_{kind}_{shape}_{short}.yaml"))
-                assert (spec.rate, spec.n_modes, spec.n_points, spec.n_steps) == (rate, n_modes, 101, 4000)
-                assert (spec.nonlinear, spec.excitation, spec.n_trajectories) == (kind == "nonlinear", shape, 1000)
-                assert spec.splits == (0.8, 0.1, 0.1) and spec.amplitude == (0.001, 0.01) and spec.release == "pluck"
-            spec = build_spec(OmegaConf.load(CONF / "dataset" / f"membrane_{kind}_{shape}_16k.yaml"))
-            assert (spec.rate, spec.n_modes, spec.n_points) == (16000.0, (15, 15), (41, 37))
-            assert (spec.n_steps, spec.n_trajectories, spec.nonlinear) == (8000, 100, kind == "nonlinear")
+                spec = build_spec(read_group("dataset", f"string_{kind}_{shape}_{short}"))
+                s = spec.scene
+                assert (s.rate, s.n_modes, s.n_points, s.n_steps) == (rate, n_modes, 101, 4000)
+                assert (s.nonlinear, s.excitation, spec.n_trajectories) == (kind == "nonlinear", shape, 1000)
+                assert spec.splits == (0.8, 0.1, 0.1) and s.amplitude == (0.001, 0.01) and s.release == "pluck"
+            spec = build_spec(read_group("dataset", f"membrane_{kind}_{shape}_16k"))
+            s = spec.scene
+            assert (s.rate, s.n_modes, s.n_points) == (16000.0, (15, 15), (41, 37))
+            assert (s.n_steps, spec.n_trajectories, s.nonlinear) == (8000, 100, kind == "nonlinear")
 
 
 QUICKLY = {"lru", "gru", "dmd"}  # the others are as many times the same seconds
@@ -105,17 +111,17 @@ QUICKLY = {"lru", "gru", "dmd"}  # the others are as many times the same seconds
 def test_every_model_runs_a_step(name, trained, tmp_path):
     "Errors, report, pictures, sounds and a checkpoint are there, which can be evaluated and played."
     folder = trained(name)
-    config, stored = open_model(folder).config, json.loads((folder / "metrics.json").read_text())
-    steps = 0 if config.model.initialise == "closed_form" else 1
-    assert stored["steps"] == steps == open_model(folder).step and set(stored["best"]) == {"valid", "test"}
+    stored = json.loads((folder / "metrics.json").read_text())
+    steps = 0 if read_group("model", name)["initialise"] == "closed_form" else 1
+    assert stored["steps"] == steps == TrainedModel.open(folder).step and set(stored["best"]) == {"valid", "test"}
     assert np.isfinite(stored["final"]["test"]["mse_rel"]) and stored["frames_per_second"] >= 0
     assert "<html" in (folder / "report.html").read_text()
     media = {path.name for path in (folder / "media").iterdir()}
     assert {"waterfall.png", "error_over_time.png", "model.wav", "true.wav"} <= media
-    result = evaluate(compose("evaluate", f"run={folder}", "n_steps=12"), tmp_path)
+    result = evaluate(compose("evaluate", f"run={folder}", "n_steps=12"), tmp_path / "evaluation")
     assert result["model"] == name and np.isfinite(result["mse_rel"])
     played = make_sounds(compose("render", f"run={folder}", "pluck.width=0.2", "duration=0.01"), tmp_path)
-    assert all(path.exists() for path in played)
+    assert all(path.exists() for path in played.values())
 
 
 @pytest.mark.slow
@@ -130,10 +136,10 @@ def test_a_closed_form_is_exact_on_a_linear_string(data_dir, tmp_path, undrawn):
     "No optimiser step, no loss of accuracy but that of float32; fitting again gives the same numbers."
     arguments = ["model=dmd", "dataset=tiny_linear", "dataset.n_trajectories=20", "dataset.n_steps=80"]
     arguments += [*QUICK, "audio.enabled=false", f"data_dir={data_dir}"]
-    metrics = train(compose("train", *arguments), tmp_path)
+    metrics = train(compose("train", *arguments), tmp_path / "run").metrics
     assert metrics["steps"] == 0 and metrics["best"] == metrics["final"]
     assert metrics["best"]["test"]["mse_rel"] < 1e-8
-    assert train(compose("train", *arguments, f"resume={tmp_path}"), tmp_path)["best"] == metrics["best"]
+    assert train(compose("train", *arguments), tmp_path / "again").metrics["best"] == metrics["best"]
 
 
 def test_same_seed_same_numbers(data_dir, tmp_path, undrawn):
@@ -161,7 +167,7 @@ def test_steps_told_to_the_logger_do_not_go_back(data_dir, tmp_path, undrawn, mo
     monkeypatch.setattr(import_module("physmodjax.cli.train"), "WandbLogger", Logger)
     arguments = ["dataset=tiny", *QUICK[1:], *GRU, "trainer.max_steps=4", "trainer.eval_every=1"]
     astray = ["optimizer.learning_rate=10", "optimizer.schedule=constant", f"data_dir={data_dir}"]
-    metrics = train(compose("train", *arguments, *astray), tmp_path)
+    metrics = train(compose("train", *arguments, *astray), tmp_path / "run").metrics
     assert metrics["best_step"] < 4 and told == sorted(told) and told[-1] == 4
 
 
@@ -181,26 +187,26 @@ MISTAKES = {
     "unknown model": (["model=lur"], "did you mean lru?"),
     "unknown data set": (["dataset=tinny"], "did you mean tiny?"),
     "unknown key": (["trainer.max_step=3"], "trainer.max_step"),
-    "unknown option of a model": (["+model.network.n_layer=3"], "did you mean n_layers?"),
+    "unknown option of a model": (["model.network.n_layer=3"], "did you mean n_layers?"),
     "foreign class": (["model.network._target_=os.system"], "got os.system"),
     "text for a number": (["trainer.max_steps=many"], "trainer.max_steps: got 'many'"),
     "text for the rate": (["dataset.rate=fast"], "rate: got 'fast'"),
-    "text for a density": (["+dataset.parameters.rho=heavy"], "rho: got 'heavy'"),
+    "text for a density": (["dataset.parameters.rho=heavy"], "rho: got 'heavy'"),
     "text for a learning rate": (["optimizer.learning_rate=fast"], "learning_rate"),
     "text for a range": (["dataset.amplitude=[soft,hard]"], "amplitude: got ('soft', 'hard')"),
     "one number for a range": (["dataset.position=0.5"], "position: got 0.5"),
     "text for fractions": (["dataset.splits=[most,some,few]"], "splits: got ('most', 'some', 'few')"),
     "negative steps": (["dataset.n_steps=-5"], "n_steps: got -5"),
-    "negative length": (["+dataset.parameters.length=-0.65"], "length: got -0.65"),
-    "negative density": (["+dataset.parameters.rho=-1140"], "rho: got -1140"),
-    "unknown quantity": (["+dataset.parameters.tension=60"], "quantity of nylon_string: got 'tension'"),
+    "negative length": (["dataset.parameters.length=-0.65"], "length: got -0.65"),
+    "negative density": (["dataset.parameters.rho=-1140"], "rho: got -1140"),
+    "unknown quantity": (["dataset.parameters.tension=60"], "word for a nylon_string: got 'tension'"),
     "too many modes": (["dataset.n_modes=30", "dataset.rate=32000"], "got 30, expected at most 19"),
     "too large a batch": (["trainer.batch_size=1000"], "batch_size: got 1000"),
     "no step": (["trainer.max_steps=0"], "trainer.max_steps: got 0"),
     "negative seed": (["seed=-1"], "seed: got -1"),
-    "unknown field": (["model.fields=[pressure]"], "field pressure"),
+    "unknown field": (["model.fields=[pressure]"], "got 'pressure'"),
     "no context frame": (["model.context=0"], "context: got 0"),
-    "unknown loss": (["+loss.weights.mes=1"], "mes"),
+    "unknown loss": (["loss.weights.mes=1"], "mes"),
     "no such example": (["evaluation.example=9"], "evaluation.example: got 9"),
     "pickup off the string": (["audio.pickup=2"], "audio.pickup: got 2"),
     "negative duration": (["audio.duration=-1"], "audio.duration: got -1"),
@@ -209,8 +215,22 @@ MISTAKES = {
         ["model=fno", "model.network.n_layers=1", "model.initialise=closed_form"],
         "got closed_form, expected random or data",
     ),
-    "no start from data": (["model=gru", "model.initialise=data"], "got data for RNNModel, expected random"),
+    "no start from data": (["model=gru", "model.initialise=data"], "got data for gru, expected random"),
     "nothing to resume": (["resume=nowhere"], "resume: got nowhere"),
+    "two data sets": (["dataset=tiny", "dataset.path=film.npz"], "got dataset=tiny and dataset.path="),
+    "a word no string has": (["object.colour=red"], "word for a nylon_string: got 'colour'"),
+    "an unknown preset": (["object.preset=nylon"], "did you mean nylon_string?"),
+    "a note that is none": (["object.note=H9"], "note: got 'H9'"),
+    "a membrane where a string was": (["object=mylar_membrane"], "n_points: got 21"),
+    "text for a truth value": (["dataset.nonlinear=maybe"], "nonlinear: got 'maybe'"),
+    "an average that is neither": (["trainer.averaged=maybe"], "trainer.averaged: got 'maybe'"),
+    "a window of text": (["trainer.window_length=abc"], "trainer.window_length: got 'abc'"),
+    "a window longer than the data": (["trainer.window_length=900"], "window_length"),
+    "a sound at an absurd rate": (["audio.audio_rate=100000000"], "audio.audio_rate: got 100000000"),
+    "an absurd number of trajectories": (["dataset.n_trajectories=1000000000000"], "got"),
+    "an absurd number of steps": (["dataset.n_steps=1000000000000"], "got"),
+    "a seed beyond 32 bits": (["seed=4294967296"], "seed: got 4294967296"),
+    "an unknown optimizer": (["optimizer.name=adamm"], "did you mean adamw?"),
 }
 
 
@@ -224,6 +244,10 @@ def test_mistakes_are_one_line(case, refused, data_dir, tmp_path):
     assert message in line, line
     assert not (tmp_path / "out" / "metrics.json").exists()
     assert not leftovers(data_dir)
+
+
+def test_data_need_a_folder(refused):
+    assert "data_dir: got None" in refused("train", "dataset=tiny", *QUICK, *GRU, "data_dir=null")
 
 
 def test_an_aliasing_rate_is_a_warning(call, tmp_path, undrawn):
@@ -353,7 +377,7 @@ def test_data_that_cannot_be_written(refused, call, tmp_path):
 def test_data_on_a_full_disk(refused, tmp_path):
     with small_disk(tmp_path / "disk", "64k") as disk:
         line = refused("generate", "dataset=tiny", f"data_dir={disk}")
-        assert "No space left on device" in line and ".hdf5" in line
+        assert "disk space for tiny: got" in line or "No space left on device" in line and ".hdf5" in line
         assert not leftovers(disk)
 
 
@@ -386,14 +410,14 @@ def test_evaluate_gives_the_numbers_of_the_training(call, run_dir, tmp_path):
 @pytest.mark.parametrize("n_steps", [10, 39, 90])
 def test_evaluate_over_any_horizon(n_steps, run_dir, tmp_path, undrawn):
     "Shorter than the set, as long as it, and longer, where the truth is simulated on."
-    result = evaluate(compose("evaluate", f"run={run_dir}", f"n_steps={n_steps}"), tmp_path)
+    result = evaluate(compose("evaluate", f"run={run_dir}", f"n_steps={n_steps}"), tmp_path / "evaluation")
     assert (result["n_steps"], result["n_trajectories"]) == (n_steps, 2)
     assert np.isfinite(result["mse_rel"])
 
 
 def test_evaluate_on_another_set(run_dir, tmp_path, data_dir, undrawn):
     arguments = [f"run={run_dir}", "dataset=tiny_linear", "split=valid", f"data_dir={data_dir}"]
-    result = evaluate(compose("evaluate", *arguments), tmp_path)
+    result = evaluate(compose("evaluate", *arguments), tmp_path / "evaluation")
     assert (result["dataset"], result["split"]) == ("tiny_linear", "valid")
 
 
@@ -430,7 +454,7 @@ def test_render_writes_both_sounds(call, run_dir, tmp_path):
     status, out, err = call("render", f"run={run_dir}", *arguments, "out=sounds/pluck.wav")
     assert status == 0, err
     assert err == ["WARNING: outside the range of the training: amplitude 0.05 (0.001 to 0.01)"]
-    for name in ("pluck.wav", "pluck_simulated.wav"):
+    for name in ("pluck.wav", "pluck_true.wav"):
         sound, rate = read_sound(tmp_path / "sounds" / name)
         assert (len(sound), rate) == (round(0.2 * 44100), 44100) and np.abs(sound).max() > 0.5
         assert name in out
@@ -443,7 +467,7 @@ RENDER_MISTAKES = [
     (["pluck.position=[0.2,0.3]"], "expected a number from 0 to 1"),
     (["pickup=-0.1"], "pickup: got -0.1"),
     (["pluck.amplitude=0"], "pluck.amplitude: got 0"),
-    (["out=pluck.mp3"], "expected a name that ends in .wav"),
+    (["out=pluck.mp3"], "expected one of .wav, .flac, .ogg"),
     (["out=file/pluck.wav"], "file"),
 ]
 
@@ -458,10 +482,10 @@ def test_render_refuses(arguments, message, refused, run_dir, tmp_path):
 @pytest.mark.slow
 def test_a_membrane_is_played_at_two_positions(data_dir, tmp_path, undrawn):
     arguments = ["dataset=tiny_membrane", *QUICK, *GRU, "trainer.max_steps=1", "audio.enabled=false"]
-    train(compose("train", *arguments, f"data_dir={data_dir}"), tmp_path)
-    choices = [f"run={tmp_path}", "duration=0.05", "pluck.width=0.3"]
+    train(compose("train", *arguments, f"data_dir={data_dir}"), tmp_path / "run")
+    choices = [f"run={tmp_path / 'run'}", "duration=0.05", "pluck.width=0.3"]
     places = ["pluck.position=[0.4,0.6]", "pickup=[0.2,0.3]"]
-    assert all(path.exists() for path in make_sounds(compose("render", *choices, *places), tmp_path))
+    assert all(path.exists() for path in make_sounds(compose("render", *choices, *places), tmp_path).values())
     for one in places:
         with pytest.raises(ValueError, match="expected two numbers"):
             make_sounds(compose("render", *choices, one), tmp_path)

@@ -81,9 +81,11 @@ print(sorted({"antigravity", "ftplib", "physmodjax.cli.train"} & set(sys.modules
 def own_package(tmp_path, monkeypatch):
     "A user's package: a model, and things that are not the package's own."
     (tmp_path / "mymodel.py").write_text(
-        "import os\nimport flax.linen as nn\nfrom flax.linen import Dense\nfrom os import system\n\n\n"
-        "class MyModel(nn.Module):\n    width: int = 8\n    grid: tuple = ()\n\n\n"
-        "def build():\n    return MyModel()\n\n\nmodel = MyModel()\n"
+        "import os\nimport flax.linen as nn\nfrom flax.linen import Dense\nfrom os import system\n"
+        "from physmodjax.models.model import Model\n\n\n"
+        "class MyModel(Model):\n    width: int = 8\n    def init_state(self, x0):\n        return x0[-1]\n"
+        "    def step(self, state, forcing=None):\n        return state, state\n\n\n"
+        "def build():\n    return MyModel()\n\n\nmodel = MyModel((5,))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     return "mymodel"
@@ -126,7 +128,7 @@ def target(name: str, **options):
     "A change that makes the network of a configuration name something else."
 
     def change(metadata):
-        metadata["config"]["model"]["network"] = {"_target_": name, **options}
+        metadata["model"]["network"] = {"_target_": name, **options}
 
     return change
 
@@ -135,7 +137,7 @@ def inside(name: str, **options):
     "The same at an option of the network."
 
     def change(metadata):
-        metadata["config"]["model"]["network"]["cell"] = {"_target_": name, **options}
+        metadata["model"]["network"]["cell"] = {"_target_": name, **options}
 
     return change
 
@@ -145,7 +147,7 @@ def at(path: str, value):
 
     def change(metadata):
         *groups, last = path.split(".")
-        part = metadata["config"]
+        part = metadata
         for group in groups:
             part = part[group]
         part[last] = value
@@ -165,13 +167,17 @@ FORGED = {
     ),
     "an interpolation": (at("model.name", "${oc.env:SECRET}"), "got an interpolation, expected plain values"),
     "an interpolated key": (
-        lambda metadata: metadata["config"]["model"].update({"${oc.env:SECRET}": 1}), "got an interpolation",
+        lambda metadata: metadata["model"].update({"${oc.env:SECRET}": 1}), "got an interpolation",
     ),
-    "an interpolated list": (at("model.fields", ["${oc.env:SECRET}"]), "got an interpolation"),
+    "an interpolated list": (at("dataset.fields", [["${oc.env:SECRET}", "m"]]), "got an interpolation"),
     "a resolver": (at("dataset.name", "${oc.create:x}"), "got an interpolation"),
-    "a path for a name": (at("dataset.name", "../escaped"), "expected a plain name"),
-    "an absolute name": (at("dataset.name", "/tmp/escaped"), "expected a plain name"),
-    "a hidden name": (at("dataset.name", ".hidden"), "expected a plain name"),
+    "no sizes": (at("dataset.grid", None), "sizes in the checkpoint"),
+    "a size of text": (at("model.context", "1; touch written"), "sizes in the checkpoint"),
+    "an absurd grid": (at("dataset.grid", [10**12]), "sizes in the checkpoint"),
+    "a rate that is none": (at("dataset.rate", "fast"), "rate in the checkpoint"),
+    "a scene of another kind": (at("dataset.scene.object", "os.system"), "object: got 'os.system'"),
+    "no scene at all": (at("dataset.scene", [1, 2]), "specification: got list"),
+    "no model": (at("model", None), "got no model.name"),
 }
 
 
@@ -190,9 +196,16 @@ def test_a_run_of_a_strangers_runs_no_code(case, name, run_dir, refused, own_pac
     assert "hunter2" not in "".join(p.read_text(errors="replace") for p in (tmp_path / "out").rglob("*") if p.is_file())
 
 
+@pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", ".hidden", "a/b"])
+def test_a_run_does_not_choose_a_folder_by_its_name(name, run_dir, refused, tmp_path):
+    run = forge(run_dir, tmp_path / "run", at("settings.data.dataset.name", name))
+    assert "expected a plain name" in refused("evaluate", f"run={run}")
+    assert not (tmp_path / "escaped").exists() and not (tmp_path / "data").exists()
+
+
 def test_a_run_does_not_choose_where_data_go(run_dir, call, tmp_path):
     "The data set of a run is looked for where the run had it; where it is not, it is made in this user's folder."
-    run = forge(run_dir, tmp_path / "run", at("data_dir", str(tmp_path / "elsewhere")))
+    run = forge(run_dir, tmp_path / "run", at("settings.data.data_dir", str(tmp_path / "elsewhere")))
     status, _, err = call("evaluate", f"run={run}")
     assert status == 0, err
     assert not (tmp_path / "elsewhere").exists() and (tmp_path / "data" / "tiny" / "manifest.json").exists()
@@ -201,7 +214,7 @@ def test_a_run_does_not_choose_where_data_go(run_dir, call, tmp_path):
 def test_stored_configurations_allow_nothing(run_dir):
     "What a user allowed on a command line goes for nobody who opens the run."
     metadata = Checkpoints(run_dir / "checkpoints", read_only=True).read("latest")[1]
-    assert "allow" not in metadata["config"] and Path(metadata["config"]["data_dir"]).is_absolute()
+    assert "allow" not in json.dumps(metadata) and Path(metadata["settings"]["data"]["data_dir"]).is_absolute()
 
 
 PATHS = ["", ".", "..", "a/b", "../a", "/a", "a\\b", "a\n", "~", "a b", "${x}", "a\0", "-a", "x" * 300, 3, None]

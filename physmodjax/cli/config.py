@@ -46,7 +46,7 @@ def described_data(
     config: DictConfig,  # with dataset, object and data_dir
 ) -> dict:
     "How a configuration describes its data, to be stored with a run: complete wherever it is read."
-    dataset, data_dir = plain(config.dataset), str(Path(config.data_dir).absolute())
+    dataset, data_dir = plain(config.dataset), str(Path(str(config.data_dir)).absolute())
     if "path" in dataset:
         dataset["path"] = str(Path(str(dataset["path"])).absolute())
     return {"dataset": dataset, "object": plain(config.object), "data_dir": data_dir}
@@ -58,6 +58,9 @@ def open_dataset(
 ) -> Dataset:
     "The data set of a configuration, made first if it is missing. Raises ValueError if it cannot be used."
     described, words = plain(config.get("dataset")), plain(config.get("object"))
+    given = config.get("data_dir")
+    named = isinstance(given, str) or trained is not None and given is None
+    check(named, "data_dir", got=repr(given), expected="a folder")
     data_dir, progress = config.get("data_dir") or "data", config.get("progress")
     fields = plain(config.model.fields) if trained is None else [field.name for field in trained.fields]
     if described is None:
@@ -104,10 +107,11 @@ def with_stored(
     check_metadata(metadata, folder)
     settings = metadata["settings"]
     stored = {"model": metadata["model"], **settings, **(settings.get("data") or {})}
+    asked = {**plain(config), **described_data(config)}
     named, merged = [argument.partition("=")[0].lstrip("+~") for argument in arguments], config.copy()
     OmegaConf.set_struct(merged, False)
     for group in (name for name in _STORED if name in stored):
-        was, now = _leaves(stored[group], group), _leaves(plain(config[group]), group)
+        was, now = _leaves(stored[group], group), _leaves(asked[group], group)
         named_here = (path for path in {**was, **now} if _within(path, named))
         changed = {path: now.get(path) for path in named_here if was.get(path) != now.get(path)}
         for path, value in changed.items():

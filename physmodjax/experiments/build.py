@@ -102,8 +102,8 @@ def build_model(
 ) -> Model:  # batched, in training mode
     "The model a configuration describes. Raises ValueError if it names a class from elsewhere or an unknown option."
     check("_target_" in network, "network", got="no _target_", expected="the class of the model")
+    check_model(resolve_target(network["_target_"], allow))
     build = instantiate({**network, "_partial_": True}, allow)
-    check_model(build.func)
     known = build.func.__dataclass_fields__
     sizes = {**sizes, "training": True}
     return batched(build.func)(**{**build.keywords, **{name: sizes[name] for name in sizes if name in known}})

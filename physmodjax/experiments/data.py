@@ -15,7 +15,6 @@ import physmodjax
 
 from ..core.checks import check, check_choice
 from ..datasets.dataset import Dataset
-from ..datasets.format import DatasetError
 from ..datasets.generate import DatasetSpec, generate, spec_digest, spec_to_dict
 from ..objects import PRESETS, object_from_words
 
@@ -88,11 +87,6 @@ def open_data(
     if "path" in described:
         return _open_measured(described, words, fields)
     spec = named_spec(described, words)
-    folder = Path(data_dir) / str(described["name"])
-    foreign = folder.is_dir() and any(folder.iterdir()) and not (folder / "spec.json").exists()
-    if foreign:
-        hint = f"train on it with dataset.path={folder}, or choose another dataset.name"
-        raise DatasetError(folder, "holds data that were not simulated here", hint)
     return Dataset.open(generate(spec, data_dir, progress=progress), fields=fields or ("displacement",))
 
 
@@ -103,6 +97,6 @@ def _open_measured(described: Mapping, words: Mapping | None, fields: Sequence[s
     hint = "data that were measured have no object to choose"
     check(not said, "object", got=", ".join(said), expected="nothing beside dataset.path", hint=hint)
     options = {name: described[name] for name in _SAID if described.get(name) is not None}
-    options |= {} if fields is None or "fields" in options else {"fields": tuple(fields)}
     name = described.get("name") or Path(str(described["path"])).resolve().stem
-    return Dataset.open(described["path"], name=str(name), **options)
+    dataset = Dataset.open(str(described["path"]), name=str(name), **options)
+    return dataset if fields is None else dataset.select(fields)

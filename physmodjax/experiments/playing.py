@@ -106,9 +106,9 @@ def play_pluck(
     check(trained.scene is not None, "scene of the model", got="none", expected="one to pluck", hint=hint)
     check_integer("samples to play", n_samples)
     names = [field.name for field in trained.fields]
-    if outside := pluck.outside(trained.scene):
+    shape, outside = pluck.shape_on(trained.scene), pluck.outside(trained.scene)
+    if outside:
         log.warning("outside the range of the training: %s", ", ".join(outside))
-    shape = pluck.shape_on(trained.scene)
     truth = trained.scene.play(shape, max(n_samples, trained.context + 1, 2), names)
     return _continued(trained, [truth], n_samples)[0]
 

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from ..core.checks import check, check_choice, check_integer
+from ..core.checks import check, check_choice, check_integer, check_positive
 from ..datasets.dataset import Dataset, LoaderOptions
 from ..datasets.generate import DatasetSpec, spec_to_dict
 from ..datasets.loader import Loader
@@ -62,6 +62,7 @@ class RunOptions:
 
     def __post_init__(self):
         check_integer("seed", self.seed, minimum=0)
+        check(self.seed < 2**32, "seed", got=self.seed, expected="a whole number below 2^32")
         for group, name in _DEFAULTS.items():
             given = getattr(self, group)
             check(isinstance(given, Mapping), group, got=repr(given), expected="keys and values")
@@ -71,6 +72,7 @@ class RunOptions:
                     check_choice(f"key of {group}", key, list(defaults))
             known = {} if group in _FREE and given else defaults
             object.__setattr__(self, group, {**known, **given})
+        _check_groups(self)
 
     def to_dict(self) -> dict:
         "The groups as plain data, to be stored beside a checkpoint."
@@ -78,7 +80,29 @@ class RunOptions:
 
 
 _DEFAULTS = {"trainer": "default", "optimizer": "adamw", "loss": "mse", "evaluation": "default", "audio": "default"}
-_FREE = ("optimizer", "loss")  # keys depend on which optimiser or losses they are
+_FREE = ("optimizer", "loss")  # keys depend on which optimiser or losses they are, and are checked where those are made
+_LARGEST_RATE = 768_000  # Hz, of sound files
+
+
+def _check_groups(options: RunOptions) -> None:
+    "Raises ValueError for values that no training can work with, before any of it begins."
+    trainer, audio = options.trainer, options.audio
+    for name in ("max_steps", "batch_size", "eval_every", "checkpoint_every", "log_every"):
+        check_integer(f"trainer.{name}", trainer[name])
+    check_integer("trainer.recalibrate", trainer["recalibrate"], minimum=0)
+    if trainer["window_length"] is not None:
+        check_integer("trainer.window_length", trainer["window_length"], minimum=2)
+    check_integer("evaluation.batch_size", options.evaluation["batch_size"])
+    for name, value in {"trainer.averaged": trainer["averaged"], "audio.enabled": audio["enabled"]}.items():
+        check(isinstance(value, bool), name, got=repr(value), expected="true or false")
+    check_positive("audio.duration", audio["duration"])
+    check_integer("audio.audio_rate", audio["audio_rate"])
+    expected = f"at most {_LARGEST_RATE}"
+    check(audio["audio_rate"] <= _LARGEST_RATE, "audio.audio_rate", got=audio["audio_rate"], expected=expected)
+    places = audio["pickup"] if isinstance(audio["pickup"], list | tuple) else [audio["pickup"]]
+    inside = all(isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x <= 1 for x in places)
+    hint = "a fraction of the length"
+    check(inside, "audio.pickup", got=audio["pickup"], expected="a number from 0 to 1, or one for each axis", hint=hint)
 
 
 def describe_model(
@@ -129,7 +153,7 @@ class Setup(NamedTuple):
                 "scene": None if data.scene is None else spec_to_dict(DatasetSpec("scene", data.scene)),
             },
             "normalisation": data.normaliser.to_dict(),
-            "settings": self.options.to_dict(),
+            "settings": {**self.options.to_dict(), "model": self.model},
         }  # fmt: skip
 
 
@@ -255,7 +279,7 @@ def _finish(setup: Setup, result: FitResult, record: Record, checkpoints: Checkp
     figures = {name: figure_png(figure) for name, figure in (figures | spectra).items()}  # drawn once for all
     record.write_metrics(metrics)
     record.write_media(figures, sounds)
-    settings = {"model": setup.metadata()["model"], **setup.options.to_dict()}
+    settings = setup.metadata()["settings"]
     page = Page(data=setup.dataset.name, metrics=metrics, figures=figures, sounds=sounds, settings=settings)
     write_page(record, trained, page)
     return trained, metrics, figures, sounds
