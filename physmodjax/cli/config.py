@@ -105,7 +105,8 @@ def with_stored(
     "The configuration of a resumed run. Raises ValueError for a change that would make it another run."
     metadata = Checkpoints(folder / "checkpoints", read_only=True).read("latest")[1]
     check_metadata(metadata, folder)
-    stored = {**metadata["settings"], **(metadata["settings"].get("data") or {})}
+    settings = metadata["settings"]
+    stored = {"model": metadata["model"], **settings, **(settings.get("data") or {})}
     asked = {**plain(config), **described_data(config)}
     named, merged = [argument.partition("=")[0].lstrip("+~") for argument in arguments], config.copy()
     OmegaConf.set_struct(merged, False)

@@ -144,9 +144,8 @@ class Setup(NamedTuple):
     def metadata(self) -> dict:
         "What a checkpoint has to say for `TrainedModel.open` and for a resume, in plain data."
         data = self.dataset
-        model = {key: self.model[key] for key in ("name", "network", "initialise", "context")}
         return {
-            "model": model | {"fields": [entry.name for entry in data.fields]},
+            "model": {key: self.model[key] for key in ("name", "network", "initialise", "fields", "context")},
             "dataset": {
                 "name": data.name, "rate": data.rate, "grid": list(data.grid), "horizon": self.horizon,
                 "axes": {name: np.asarray(values).tolist() for name, values in data.axes.items()},
