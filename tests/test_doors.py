@@ -41,6 +41,11 @@ def write_npy(path, film):
     return path.with_suffix(".npy"), ["dataset.rate=8000"]
 
 
+def write_npy_with_its_channel(path, film):
+    np.save(path.with_suffix(".npy"), film[..., None])
+    return path.with_suffix(".npy"), ["dataset.rate=8000"]
+
+
 def write_npy_of_one(path, film):
     np.save(path.with_suffix(".npy"), np.concatenate(film[:3]))
     return path.with_suffix(".npy"), ["dataset.rate=8000", "trainer.window_length=20"]
@@ -79,8 +84,8 @@ def write_sound(path, film):
 
 
 SOURCES = [
-    write_npz, write_npz_with_times, write_npy, write_npy_of_one, write_channels, write_plain_hdf5, write_well_file,
-    write_well_folder, write_sound,
+    write_npz, write_npz_with_times, write_npy, write_npy_with_its_channel, write_npy_of_one, write_channels,
+    write_plain_hdf5, write_well_file, write_well_folder, write_sound,
 ]  # fmt: skip
 
 

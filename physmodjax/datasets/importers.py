@@ -111,6 +111,8 @@ def readings(
     axes: Sequence[int | None] | None = None,  # for each axis its size, if known; None: nobody said
 ) -> list[Reading]:
     "Every way to understand a shape that is worth considering, the most usual first."
+    if n_channels is None and len(shape) == 4 and shape[-1] == 1:
+        n_channels = 1  # nobody films a plane that is one point wide
     counts = (1, 2) if axes is None and len(shape) > 1 else (0,) if axes is None else (len(axes),)
     out = [
         Reading(trajectories, count, channels)
