@@ -270,6 +270,21 @@ def test_any_motion_gets_a_line_and_plain_numbers(n_frames, kind):
                                                                           n_frames)) / 8000
 
 
+@pytest.mark.parametrize("kind", ["silence", "noise", "step", "other tone"])
+def test_what_cannot_be_measured_is_left_out_of_the_line(kind):
+    "A level is set against the truth wherever there are two, a pitch only where both sound."
+    t = np.arange(2000) / 8000
+    truth = np.exp(-2 * t) * np.sin(2 * np.pi * 200 * t)
+    noise = np.random.default_rng(0).normal(size=2000)
+    other = np.sin(2 * np.pi * 330 * t)
+    motion = {"silence": 0 * t, "noise": noise, "step": 1.0 + (t > 0.1), "other tone": other}[kind]
+    figures = trust_figures(motion, 8000, 200, Known(truth))
+    assert "nan" not in trust_line(figures)
+    one = figures | {"level_db": -1.0, "rise_db": 0.0, "level_off_db": 3.0, "cents_off": np.nan}
+    assert "at the end +3 dB off the truth" in trust_line(one)
+    assert "at the end +3 dB and -12 cents off the truth" in trust_line(one | {"cents_off": -12.0})
+
+
 def test_horizon_errors_are_those_of_the_first_frames():
     rng = np.random.default_rng(0)
     target, prediction = rng.normal(size=(2, 5, 90, 3))

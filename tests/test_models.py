@@ -21,6 +21,8 @@ from physmodjax.models.model import Model, Scale, TrajectoryData, check_model
 from physmodjax.solvers import MYLAR_MEMBRANE, NYLON_STRING, draw_shape, modal_system, simulate
 from physmodjax.training.objective import Objective, evaluation_mode
 
+fast_to_compile = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 
 def drawn(model, x0):
     "Any numbers in place of the parameters of a model, in the precision of x0; nothing is compiled."
@@ -169,12 +171,11 @@ def test_two_advances_are_one(name):
         tail, _ = use(state, 140, method="advance")
         return use(x0, 146), jnp.concatenate([head, frame[:, None], tail], axis=1)
 
-    whole, pieces = jax.jit(uses)(jax.random.key(0))
+    whole, pieces = fast_to_compile(uses)(jax.random.key(0))
     np.testing.assert_allclose(pieces, whole, atol=1e-4 * max(1.0, float(np.abs(whole).max())))
 
 
 CENTRES = {"Lambda_re": -1.0, "nu_log": -2.0, "real_imag": 0.4, "log_step": -2.0, "stretch_log": -2.0}
-fast_to_compile = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.mark.parametrize("name", quick_first(*MODELS))
@@ -258,12 +259,10 @@ def test_a_start_from_few_trajectories_is_better_than_silence(name, context, few
     data, test = few_plucks
     model = configured(name, grid=(51,), context=context)
     x0 = (test[:, :context] - data.normaliser.mean) / data.normaliser.std
-    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    variables = jax.jit(lambda: model.init(rngs, x0, 2))()
-    params = model.from_data(variables["params"], data)
+    params = model.from_data(drawn(model, jnp.asarray(x0, jnp.float32))["params"], data)
     calm = evaluation_mode(model)
     n_steps = test.shape[1] - context
-    y = jax.jit(lambda params: calm.apply({**variables, "params": params}, x0, n_steps))(params)
+    y = fast_to_compile(lambda params: calm.apply({"params": params}, x0, n_steps))(params)
     truth = test[:, context:]
     error = np.sum((np.asarray(y) * data.normaliser.std + data.normaliser.mean - truth) ** 2) / np.sum(truth**2)
     assert error < 1.0

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from ..core.checks import check, check_integer, check_positive, check_shape
 from ..core.oscillators import OscillatorBank
-from ..core.spectra import stft_magnitude
+from ..core.spectra import loudest_partial, stft_magnitude
 from ..objects.coupling import Coupling
 from .metrics import pitch_track
 
@@ -403,13 +403,9 @@ def dominant_partial(
     check_positive("rate", rate)
     check(signal.size >= 16, "length of signal", got=signal.size, expected="at least 16 samples")
     check(bool(np.isfinite(signal).all()), "signal", got="values that are not finite", expected="finite numbers")
-    n_fft = 4 * 2 ** int(np.ceil(np.log2(signal.size)))
-    spectrum = np.abs(np.fft.rfft(np.hanning(signal.size + 2)[1:-1] * signal, n_fft))
-    top = 1 + int(np.argmax(spectrum[1:-1]))
-    check(spectrum[top] > 0, "signal", got="silence", expected="a signal that is not zero throughout")
-    left, peak, right = np.log(np.maximum(spectrum[top - 1 : top + 2], 1e-12 * spectrum[top]))
-    bend = left - 2 * peak + right
-    return float(rate / n_fft * (top + (0.5 * (left - right) / bend if bend < 0 else 0.0)))
+    frequency, power = loudest_partial(signal)
+    check(power > 0, "signal", got="silence", expected="a signal that is not zero throughout")
+    return rate * frequency
 
 # %% ../../nbs/evaluation/plots.ipynb #81cdd7a6
 def expected_pitch(

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..core.checks import check, check_integer, check_positive, check_shape
+from ..core.spectra import loudest_partial
 from .metrics import RelativeError
 
 # %% ../../nbs/evaluation/trust.ipynb #ec2cfe22
@@ -32,36 +33,15 @@ _RANGE_DB = 90.0  # what lies further down is silence
 _PERIODS = 8  # that a window has to hold
 
 
-def _spectrum(frames: np.ndarray) -> tuple[np.ndarray, float]:
-    "Power spectrum of (N, P) frames, summed over the points, Hann window; and its bins per cycle of a sample."
-    n_fft = 4 * 2 ** int(np.ceil(np.log2(len(frames))))
-    chosen = np.unique(np.linspace(0, frames.shape[1] - 1, min(_POINTS, frames.shape[1])).round().astype(int))
-    frames = frames[:, chosen].astype(np.float64)
-    frames = (frames - frames.mean(0)) * np.hanning(len(frames) + 2)[1:-1, None]
-    return np.square(np.abs(np.fft.rfft(frames, n_fft, axis=0))).sum(1), n_fft
-
-
-def _peak(frames: np.ndarray, near: float | None = None) -> tuple[float, float]:
-    "Frequency in cycles per sample of the highest peak, within a semitone of `near`, and its power; NaN without one."
-    power, n_fft = _spectrum(frames)
-    bins = np.arange(1, len(power) - 1)
-    inside = np.ones(bins.size, bool) if near is None else np.abs(np.log2(bins / n_fft / near)) < 1 / 12
-    peaks = bins[inside & (power[1:-1] > 0) & (power[1:-1] >= power[:-2]) & (power[1:-1] > power[2:])]
-    if not peaks.size:
-        return np.nan, 0.0
-    top = peaks[np.argmax(power[peaks])]
-    left, peak, right = np.log(np.maximum(power[top - 1 : top + 2], 1e-24 * power[top]))
-    bend = left - 2 * peak + right
-    return float((top + (0.5 * (left - right) / bend if bend < 0 else 0.0)) / n_fft), float(power[top])
-
-
 def _pitches(frames: np.ndarray, near: float | None) -> np.ndarray:
     "(2,) frequencies of one partial at the start and the end, in cycles per sample; NaN where there is none."
-    found, _ = _peak(frames, near)
-    n = max(len(frames) // 4, int(np.ceil(_PERIODS / found)) if found > 0 else len(frames))
-    if not found > 0 or n > len(frames) // 2:
+    chosen = np.unique(np.linspace(0, frames.shape[1] - 1, min(_POINTS, frames.shape[1])).round().astype(int))
+    frames = frames[:, chosen]
+    pitch, _ = loudest_partial(frames, near)
+    n = max(len(frames) // 4, int(np.ceil(_PERIODS / pitch)) if pitch > 0 else len(frames))
+    if not pitch > 0 or n > len(frames) // 2:
         return np.full(2, np.nan)
-    (start, first), (end, last) = _peak(frames[:n], found), _peak(frames[-n:], found)
+    (start, first), (end, last) = loudest_partial(frames[:n], pitch), loudest_partial(frames[-n:], pitch)
     return np.array([start, end if last > first * 10 ** (-_RANGE_DB / 10) else np.nan])
 
 # %% ../../nbs/evaluation/trust.ipynb #c089f9a8
@@ -182,6 +162,7 @@ def trust_line(
     drifts += [f"pitch drifts {figures['cents']:+.2g} cents"] if abs(figures["cents"]) >= 0.5 else []
     drifts += [f"rests {100 * figures['offset']:.2g} % off"] if figures["offset"] >= 0.05 else []
     if np.isfinite(figures.get("level_off_db", np.nan)):
-        off = f"{figures['level_off_db']:+.2g} dB and {figures['cents_off']:+.2g} cents"
-        drifts.append(f"at the end {off} off the truth")
+        off = [f"{figures['level_off_db']:+.2g} dB"]
+        off += [f"{figures['cents_off']:+.2g} cents"] if np.isfinite(figures["cents_off"]) else []
+        drifts.append(f"at the end {' and '.join(off)} off the truth")
     return "; ".join([f"{start}: {', '.join(drifts)}", *words])
