@@ -106,7 +106,7 @@ def with_stored(
     metadata = Checkpoints(folder / "checkpoints", read_only=True).read("latest")[1]
     check_metadata(metadata, folder)
     settings = metadata["settings"]
-    stored = {"model": metadata["model"], **settings, **(settings.get("data") or {})}
+    stored = {**settings, **(settings.get("data") or {})}
     asked = {**plain(config), **described_data(config)}
     named, merged = [argument.partition("=")[0].lstrip("+~") for argument in arguments], config.copy()
     OmegaConf.set_struct(merged, False)
@@ -170,7 +170,7 @@ def with_open_keys(
     clash = measured and named and named[-1] != "dataset=measured"
     check(not clash, "data set", got=f"{' '.join(named)} and dataset.path=", expected="one of the two", hint=hint)
     group = ["dataset=measured"] if measured and not named else []
-    return group + [f"++{argument}" if _OPEN.match(argument) else argument for argument in arguments]
+    return [f"++{argument}" if _OPEN.match(argument) else argument for argument in arguments] + group
 
 # %% ../../nbs/cli/config.ipynb #10a1b195
 def _secret_values(arguments: Sequence[str], config=None) -> set[str]:
