@@ -259,7 +259,8 @@ def test_a_start_from_few_trajectories_is_better_than_silence(name, context, few
     data, test = few_plucks
     model = configured(name, grid=(51,), context=context)
     x0 = (test[:, :context] - data.normaliser.mean) / data.normaliser.std
-    params = model.from_data(drawn(model, jnp.asarray(x0, jnp.float32))["params"], data)
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    params = model.from_data(fast_to_compile(lambda: model.init(rngs, x0, 2))()["params"], data)
     calm = evaluation_mode(model)
     n_steps = test.shape[1] - context
     y = fast_to_compile(lambda params: calm.apply({"params": params}, x0, n_steps))(params)
