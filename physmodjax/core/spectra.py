@@ -42,7 +42,7 @@ def loudest_partial(
     signal: np.ndarray,  # (T,) or (T, P) real, one or more signals of one motion
     near: float | None = None,  # cycles per sample, within a semitone of which to look; None: everywhere
 ) -> tuple[float, float]:  # cycles per sample and power of the peak; NaN and 0 where there is none
-    "Highest peak of the power spectrum summed over the signals, Hann window, interpolated by a parabola of its logarithm."
+    "Highest peak of the power spectrum summed over the signals, Hann window, interpolated by a parabola of its log."
     signal = np.asarray(signal, np.float64).reshape(len(signal), -1)
     n_fft = 4 * 2 ** int(np.ceil(np.log2(len(signal))))
     windowed = (signal - signal.mean(0)) * np.hanning(len(signal) + 2)[1:-1, None]
