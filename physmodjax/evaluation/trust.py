@@ -157,12 +157,12 @@ def trust_line(
         return "; ".join([f"{start}: not finite after {figures['finite_seconds']:.3g} s", *words])
     if np.isnan(figures["level_db"]):
         return "; ".join([f"{start}: silent, or too short to tell", *words])
-    rises = figures["rise_db"] >= 0.5
-    drifts = [f"level rises {figures['rise_db']:.2g} dB" if rises else f"level falls {-figures['level_db']:.2g} dB"]
-    drifts += [f"pitch drifts {figures['cents']:+.2g} cents"] if abs(figures["cents"]) >= 0.5 else []
-    drifts += [f"rests {100 * figures['offset']:.2g} % off"] if figures["offset"] >= 0.05 else []
-    if np.isfinite(figures.get("level_off_db", np.nan)):
-        off = [f"{figures['level_off_db']:+.2g} dB"]
-        off += [f"{figures['cents_off']:+.2g} cents"] if np.isfinite(figures["cents_off"]) else []
+    rises, cents = figures["rise_db"] >= 0.5, figures["cents"]
+    drifts = [f"level rises {figures['rise_db']:.3g} dB" if rises else f"level falls {abs(figures['level_db']):.3g} dB"]
+    drifts += [f"pitch drifts {cents:+.3g} cents"] if abs(cents) >= 0.5 else []
+    drifts += [f"rest position shifts by {100 * figures['offset']:.3g} % of the start"] if figures["offset"] >= 0.05 else []
+    level_off, cents_off = (round(figures.get(name, np.nan), 2) + 0.0 for name in ("level_off_db", "cents_off"))
+    if np.isfinite(level_off):
+        off = [f"{level_off:+.3g} dB", *([f"{cents_off:+.3g} cents"] if np.isfinite(cents_off) else [])]
         drifts.append(f"at the end {' and '.join(off)} off the truth")
     return "; ".join([f"{start}: {', '.join(drifts)}", *words])
