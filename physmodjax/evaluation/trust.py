@@ -160,7 +160,8 @@ def trust_line(
     rises, cents = figures["rise_db"] >= 0.5, figures["cents"]
     drifts = [f"level rises {figures['rise_db']:.3g} dB" if rises else f"level falls {abs(figures['level_db']):.3g} dB"]
     drifts += [f"pitch drifts {cents:+.3g} cents"] if abs(cents) >= 0.5 else []
-    drifts += [f"rest position shifts by {100 * figures['offset']:.3g} % of the start"] if figures["offset"] >= 0.05 else []
+    shift = f"rest position shifts by {100 * figures['offset']:.3g} % of the start"
+    drifts += [shift] if figures["offset"] >= 0.05 else []
     level_off, cents_off = (round(figures.get(name, np.nan), 2) + 0.0 for name in ("level_off_db", "cents_off"))
     if np.isfinite(level_off):
         off = [f"{level_off:+.3g} dB", *([f"{cents_off:+.3g} cents"] if np.isfinite(cents_off) else [])]
