@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = {"call", "refused", "run_python", "trained", "run_dir"}  # fixtures that run a command or train a model
+# fixtures that run a command or train a model
+COMMANDS = {"call", "refused", "run_python", "trained", "run_dir", "undrawn", "few_plucks"}
 
 # Set before anything imports jax, wandb or matplotlib; subprocesses of tests inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -29,9 +30,9 @@ from physmodjax.experiments.data import named_spec, read_group  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
-    "Tests that run commands are marked as trainings: `make test-fast` leaves them out."
+    "Tests that run commands or train the common problem are marked as trainings: `make test-fast` leaves them out."
     for item in items:
-        if COMMANDS & set(item.fixturenames):
+        if COMMANDS & set(item.fixturenames) or "training_problem" in vars(item.module):
             item.add_marker(pytest.mark.training)
 
 

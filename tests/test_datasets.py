@@ -332,6 +332,7 @@ os.fsync = die
 """
 
 
+@pytest.mark.training
 def test_killed_generation_resumes_to_the_same_bytes(finished, tmp_path):
     folder = tmp_path / "tiny"
     killed = subprocess.run([sys.executable, "-c", KILL + SCRIPT, str(tmp_path)], stderr=subprocess.DEVNULL)
@@ -530,6 +531,7 @@ def test_a_launcher_makes_the_parts(run_python, tmp_path):
     assert _bytes(folder) == _bytes(tmp_path / "b" / folder.name)
 
 
+@pytest.mark.training
 def test_two_commands_at_once_do_the_work_once(finished, tmp_path):
     commands = [subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)]) for _ in range(2)]
     assert [c.wait(timeout=180) for c in commands] == [0, 0]

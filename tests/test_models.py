@@ -114,8 +114,10 @@ RECURRENT = set("nu_log theta_log gamma_log stretch_log share_log real_imag angl
                 "Lambda_re Lambda_im B B_re B_im C C_re C_im".split())
 
 
-def quick_first(*names):
-    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOWER else name for name in names]
+def quick_first(mark):
+    "The models, those that compile slowly behind a mark; `mark` is for those of a kind with others."
+    marks = dict.fromkeys(("fno", "koopman_varying", "s5"), pytest.mark.training) | dict.fromkeys(SLOWER, mark)
+    return [pytest.param(name, marks=marks.get(name, ())) for name in MODELS]
 
 
 def configured(name, grid=(41,), context=1, small=False):
@@ -128,7 +130,7 @@ def configured(name, grid=(41,), context=1, small=False):
     return build_model(config["network"], grid=grid, channels=1, context=context)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", quick_first(pytest.mark.training))
 @pytest.mark.parametrize("context", [1, 3])
 def test_every_configured_model_has_the_interface(name, context):
     "Shapes of a rollout, for one frame and for many, without computing any number; the leaves it calls recurrent."
@@ -156,7 +158,7 @@ def test_every_configured_model_has_the_interface(name, context):
     assert set(model.recurrent_parameters) <= leaves
 
 
-@pytest.mark.parametrize("name", quick_first(*MODELS))
+@pytest.mark.parametrize("name", quick_first(pytest.mark.slow))
 def test_two_advances_are_one(name):
     "From a carried state, single steps among them, for every configured model as it is drawn."
     model = evaluation_mode(configured(name))
@@ -178,7 +180,7 @@ def test_two_advances_are_one(name):
 CENTRES = {"Lambda_re": -1.0, "nu_log": -2.0, "real_imag": 0.4, "log_step": -2.0, "stretch_log": -2.0}
 
 
-@pytest.mark.parametrize("name", quick_first(*MODELS))
+@pytest.mark.parametrize("name", quick_first(pytest.mark.slow))
 def test_the_residual_has_both_derivatives(name):
     "Forward mode is the central difference, and reverse mode its transpose: <w, J v> = <J'w, v>. In float64."
     model = configured(name, grid=(9,), small=True)

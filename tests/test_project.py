@@ -10,6 +10,7 @@ import subprocess
 import sys
 import wave
 from configparser import ConfigParser
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def settings() -> dict:
     return parser["DEFAULT"]
 
 
+@cache
 def code_cells(path: Path) -> list:
     "(number from 1, source, outputs) of each code cell of a notebook."
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -147,10 +149,17 @@ def test_cells_follow_the_style(path):
 
 # What modules import
 
+@cache
+def tree(path: Path) -> ast.Module:
+    "The syntax of a module."
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imported(path: Path) -> set:
     "Every module that a file imports, anywhere in it."
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -185,10 +194,11 @@ def test_no_command_imports_another(name):
     assert not imported(PACKAGE / "cli" / f"{name}.py") & others
 
 
+@cache
 def own_classes() -> dict:
     "Name and module of every class that the package defines."
     return {
-        node.name: path for path in MODULES for node in ast.parse(path.read_text(encoding="utf-8")).body
+        node.name: path for path in MODULES for node in tree(path).body
         if isinstance(node, ast.ClassDef)
     }
 
@@ -197,7 +207,7 @@ def own_classes() -> dict:
 def test_objects_are_asked_not_sorted(path):
     "No `isinstance` of a class of one's own outside the module that defines it: the object knows what it can do."
     classes = own_classes()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
             names = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
             wrong = {n for n in names if classes.get(n, path) != path and not n.endswith("Error")}
@@ -207,7 +217,7 @@ def test_objects_are_asked_not_sorted(path):
 @pytest.mark.parametrize("path", MODULES, ids=label)
 def test_methods_stand_in_their_classes(path):
     "Nothing is attached to a class from outside."
-    body = ast.parse(path.read_text(encoding="utf-8")).body
+    body = tree(path).body
     attached = [n.lineno for n in body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Attribute)]
     assert not attached, f"{label(path)}: attached in line {attached}"
 

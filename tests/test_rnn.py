@@ -14,6 +14,7 @@ from physmodjax.models.batching import batched
 from physmodjax.models.rnn import RNNModel
 
 GRIDS = [((11,), 1), ((4, 3), 2)]
+EVERY_CELL = [pytest.param(name, marks=() if name in ("gru", "lstm") else pytest.mark.training) for name in CELLS]
 
 
 def numbers(seed, *shape):
@@ -32,7 +33,7 @@ def close(a, b, atol):
 
 
 @pytest.mark.parametrize("grid, channels", GRIDS)
-@pytest.mark.parametrize("cell", [*CELLS, nn.OptimizedLSTMCell])
+@pytest.mark.parametrize("cell", [*EVERY_CELL, nn.OptimizedLSTMCell])
 def test_deep_rnn_batch_tokens_and_padding(cell, grid, channels):
     x0, x = numbers(0, 3, *grid, channels), numbers(1, 3, 6, *grid, channels)
     fields = dict(d_model=8, d_vars=channels, n_layers=1, cell=cell, initial="learned")
@@ -69,7 +70,7 @@ def test_gradient_ignores_padding(cell):
 
 
 @pytest.mark.parametrize("grid, channels, feedback", [(*GRIDS[0], True), (*GRIDS[1], False)])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", EVERY_CELL)
 def test_rnn_model_streams(cell, feedback, grid, channels):
     fields = dict(d_model=8, n_layers=1, cell=cell, feedback=feedback, initial="learned")
     model, many = (kind(grid, channels, context=2, **fields) for kind in (RNNModel, batched(RNNModel)))

@@ -62,6 +62,7 @@ def files(group):
     return [f"{group}={path.stem}" for path in sorted((CONF / group).glob("*.yaml"))]
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("choice", [*files("loss"), *files("optimizer"), *files("trainer")])
 def test_every_file_trains_on_data_of_the_default_size(choice):
     config = compose(choice)

@@ -25,6 +25,7 @@ from physmodjax.core.sound import sound_bytes
 from physmodjax.evaluation.plots import figure_png
 from physmodjax.experiments.record import without_secrets
 
+pytestmark = pytest.mark.training  # most start the process of W&B, or wait for one
 KEY = "k3" * 20  # has the form of a key
 REFUSING = "http://127.0.0.1:9"  # nobody listens there
 PRELUDE = "import time; began = time.perf_counter(); from physmodjax.cli.wandb_logger import WandbLogger\n"
