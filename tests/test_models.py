@@ -1,4 +1,5 @@
 "Models against the data they were made for, and what every model promises."
+import warnings
 from functools import partial
 
 import jax
@@ -15,7 +16,7 @@ from physmodjax.datasets.loader import load_normaliser
 from physmodjax.experiments.build import build_model
 from physmodjax.experiments.data import CONF, build_spec, read_group
 from physmodjax.models.batching import batched
-from physmodjax.models.dmd import DMDModel, fit_modes
+from physmodjax.models.dmd import DMDModel, fit_modes, linear_start
 from physmodjax.models.fno import AutoregressiveFNO, FNOModel, field, spectrum
 from physmodjax.models.model import Model, Scale, TrajectoryData, check_model
 from physmodjax.solvers import MYLAR_MEMBRANE, NYLON_STRING, draw_shape, modal_system, simulate
@@ -281,3 +282,40 @@ def test_a_start_worse_than_silence_is_left_out(caplog):
     params = drawn(model, jnp.asarray(noise[0, :1]))["params"]
     assert model.from_data(params, data) is params
     assert len(caplog.records) == 1 and "no better than silence" in caplog.text
+
+
+def of_kind(kind, n=10, n_steps=60, n_points=13):
+    "(N, T, X, 1) motion of one mode of a string, spoilt."
+    rng, times = np.random.default_rng(3), np.arange(n_steps)[:, None]
+    ringing = {"at rest": np.sin(0.3 * times), "alternating": (-1.0) ** times, "constant": 1.0 + 0 * times}
+    u = rng.normal(size=(n, 1, 1)) * ringing.get(kind, np.cos(0.3 * times)) * np.sin(np.linspace(0, np.pi, n_points))
+    spoil = {
+        "zero": lambda: 0 * u, "huge": lambda: 1e18 * u, "tiny": lambda: 1e-18 * u,
+        "identical": lambda: np.repeat(u[:1], n, 0), "noise": lambda: rng.normal(size=u.shape),
+        "first frame only": lambda: u * (times == 0), "last frame only": lambda: u * (times == n_steps - 1),
+        "one point": lambda: u * (np.arange(n_points) == 6),
+    }  # fmt: skip
+    return spoil.get(kind, lambda: u)()[..., None].astype(np.float32)
+
+
+NOTHING_TO_CONTINUE = ("zero", "first frame only", "last frame only")
+RINGING = ("plain", "at rest", "alternating", "constant", "huge", "tiny", "identical", "one point")
+
+
+@pytest.mark.parametrize("kind", ["noise", *NOTHING_TO_CONTINUE, *RINGING])
+@pytest.mark.parametrize("context", [1, 2, 5])
+@pytest.mark.parametrize("n", [1, 2, 10])
+def test_a_start_from_any_data_is_right_or_left_out(kind, context, n):
+    "One mode is continued to rounding from what shows its phase; nothing else may raise, or warn in numbers."
+    data = TrajectoryData(of_kind(kind, n), of_kind(kind, 3), Scale(np.zeros(1), np.ones(1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        starts = [linear_start(data, context, 8, n_delays) for n_delays in (2, None)]
+    blind = kind == "at rest" and context == 1  # its first frame is zero
+    for start in starts:
+        if kind in NOTHING_TO_CONTINUE or blind:
+            assert start is None
+        elif kind == "noise":
+            assert start is None or start.error > 0.9
+        else:
+            assert start.error < (1e-2 if context == n == 1 else 1e-9)

@@ -132,12 +132,13 @@ def fit_modes(
     n_delays: int = 2,  # frames that form one state; 1: plain DMD
     n_shapes: int | None = None,  # spatial shapes; None: all that rise above rounding
 ) -> LinearModes:
-    "Dynamic mode decomposition with delays. Raises ValueError if the trajectories are too short."
+    "Dynamic mode decomposition with delays. Raises ValueError if the trajectories are too short or all zero."
     check_shape("trajectories", u, "N", "T", "X")
     check_integer("n_delays", n_delays)
     check(u.shape[1] > n_delays, "frames of a trajectory", got=u.shape[1], expected=f"more than n_delays = {n_delays}")
     basis = principal_shapes(u, n_shapes)
     a, r = np.asarray(u, np.float64) @ basis, basis.shape[1]
+    check(r > 0, "trajectories", got="zeros", expected="motion")
     triangle = _triangle(a, n_delays + 1)
     left, sizes, right = np.linalg.svd(triangle[:, :-r], full_matrices=False)
     rank = int(np.sum(sizes > 1e-8 * sizes[0]))
@@ -170,6 +171,8 @@ def fit_amplitudes(
     a: np.ndarray,  # (N, T, r) reduced coordinates
 ) -> np.ndarray:  # (N, K) complex128
     "Least-squares amplitudes of each trajectory."
+    if not len(modes.lam):
+        return np.zeros((len(a), 0), complex)
     design = _design(modes, a.shape[1])
     gram = design.T @ design
     floor = 1e-10 * np.trace(gram) / len(gram)
@@ -200,7 +203,8 @@ def amplitude_map(
     if not ridge:
         return np.linalg.lstsq(seen, b, rcond=1e-9)[0].T
     gram = seen.T @ seen
-    return np.linalg.solve(gram + ridge * np.trace(gram) / len(gram) * np.eye(len(gram)), seen.T @ b).T
+    size = np.trace(gram) / len(gram) or 1.0  # context frames that are all zero give a map of zeros
+    return np.linalg.solve(gram + ridge * size * np.eye(len(gram)), seen.T @ b).T
 
 # %% ../../nbs/models/dmd.ipynb #399be7bb
 def continue_linearly(
@@ -262,6 +266,9 @@ def linear_start(
     valid = scaled_frames(data.normalised("valid", _MOST_VALIDATED), *scale)[0]
     check(u.shape[1] > context, "frames of a trajectory", got=u.shape[1], expected=f"more than context = {context}")
     rank = principal_shapes(u, n_shapes).shape[1]
+    if not rank:
+        _log.warning("the training split holds zeros only: random start")
+        return None
     n_delays = int(np.clip(-(-2 * n_modes // rank), 2, max(2, u.shape[1] // 4))) if n_delays is None else n_delays
     longest = u.shape[1] - 1
     begun = u if len(u) > 1 else _pieces(u[0], context)
@@ -279,7 +286,7 @@ def linear_start(
         for delays, shapes in ((n_delays, -(-rank // 2)), (n_delays, -(-rank // 4)), (longer, n_shapes)):
             best = min(best, *fits(delays, shapes), key=lambda start: start.error)
     chosen = best if best.error < 0.9 * plain.error else plain
-    if chosen.error >= 1.0:
+    if chosen.error >= 1.0 or not len(chosen.modes.lam):
         _log.warning("the linear model validates no better than silence, mse_rel %.3g: random start", chosen.error)
         return None
     return chosen
