@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXPECTED', 'plain', 'described_data', 'open_dataset', 'with_stored', 'one_line', 'with_open_keys', 'job_label',
-           'Interrupted', 'run_folder', 'command']
+           'threads_of_a_job', 'Interrupted', 'run_folder', 'command']
 
 # %% ../../nbs/cli/config.ipynb #2e127529
 import logging
@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,12 +28,14 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from ..core.checks import check, check_choice
 from ..core.files import atomic_write
 from ..core.memory import keep_memory
+from ..core.processes import joined
 from ..datasets.dataset import Dataset
 from ..datasets.generate import is_complete
 from ..experiments.data import CONF, named_spec, open_data
 from ..experiments.record import Record, names_secret
 from ..experiments.trained import TrainedModel, check_metadata
 from ..training.checkpoint import Checkpoints
+from .processes import Refused, join_job
 
 # %% ../../nbs/cli/config.ipynb #258ab08e
 def plain(
@@ -82,7 +85,7 @@ def _data_of(trained: TrainedModel, data_dir: str | None) -> tuple[dict, dict | 
 
 # %% ../../nbs/cli/config.ipynb #71d2edef
 _COUNTS = ("max_steps", "eval_every", "checkpoint_every", "log_every")
-_MAY_CHANGE = (*(f"trainer.{name}" for name in _COUNTS), "evaluation", "audio")
+_MAY_CHANGE = (*(f"trainer.{name}" for name in (*_COUNTS, "distributed")), "evaluation", "audio")
 _STORED = ("seed", "model", "trainer", "optimizer", "loss", "dataset", "object", "evaluation", "audio")
 
 
@@ -121,6 +124,7 @@ def with_stored(
         merged[group] = stored[group]
         for path, value in changed.items():
             OmegaConf.update(merged, path, value)
+    merged.trainer.distributed = config.trainer.distributed  # where it runs now, not where it ran
     return merged
 
 # %% ../../nbs/cli/config.ipynb #73373bf7
@@ -212,6 +216,19 @@ def job_label(
 
 OmegaConf.register_new_resolver("job_label", job_label, replace=True)
 
+# %% ../../nbs/cli/config.ipynb #57b040ff
+def threads_of_a_job(
+    n_jobs: int | str,  # at once on this machine; -1: one for each core
+) -> str:  # as an environment variable
+    "Threads that each of several jobs may use, so that together they use each core once; NPROC, where it is set."
+    if os.environ.get("NPROC"):
+        return os.environ["NPROC"]
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return str(max(1, cores // (int(n_jobs) if int(n_jobs) > 0 else cores)))
+
+
+OmegaConf.register_new_resolver("threads_of_a_job", threads_of_a_job, replace=True)
+
 # %% ../../nbs/cli/config.ipynb #66fc20b5
 class Interrupted(KeyboardInterrupt):
     "A run that ended because it was asked to, by signal number `signal`."
@@ -236,13 +253,70 @@ def _check_devices() -> None:
         check(False, "devices of JAX", got=str(error) or "none", expected=expected, hint=hint)
 
 
+_COMMANDS: list[str] = []  # configurations of the commands that were started in this process
+
+
+def _prepare_process() -> None:
+    "What holds for a whole process: that of the command, or one that a launcher has started."
+    keep_memory()
+    logging.captureWarnings(True)
+    warnings.formatwarning = lambda message, *_, **__: " ".join(str(message).split())  # one line in the log
+
+
 def _enter(task: Callable, config: DictConfig):
     "Runs a task once Hydra has made its folder."
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        _prepare_process()
+        if not _COMMANDS:  # this process is a launcher's, and its arguments say nothing of the job
+            job = HydraConfig.get()
+            sys.argv[:] = [f"{job.job.name}.py", *job.overrides.task]
+        join_job(config, run_folder())
     _check_devices()
-    _clean_hydra_files(run_folder(), _secret_values(sys.argv[1:], OmegaConf.to_container(config)))
+    if joined().first:
+        _clean_hydra_files(run_folder(), _secret_values(sys.argv[1:], OmegaConf.to_container(config)))
     if config.get("allow") and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return task(config)  # a sweeper wants the number
+
+
+def _named_job(error: Exception) -> ValueError:
+    "Says which job of a sweep failed; gives its error in words that survive the way from another process."
+    job, secrets = HydraConfig.get(), _secret_values(sys.argv[1:])
+    line = _without(one_line(error), secrets)
+    print(_without(f"job {job.job.num} ({' '.join(job.overrides.task)}): {line}", secrets), file=sys.stderr)
+    return ValueError(line)
+
+
+def _refused(error: BaseException, full: bool) -> None:
+    "Ends the command with one line on a mistake, and with the whole story of any other error; other processes too."
+    error = error.error if isinstance(error, Refused) else error
+    line = _without(one_line(error), _secret_values(sys.argv[1:]))
+    alone = joined().count == 1
+    mistake = isinstance(error, EXPECTED if alone else (*EXPECTED, jax.errors.JaxRuntimeError))  # a lost process
+    if full or not mistake:
+        if alone:
+            raise error
+        traceback.print_exception(error)
+    print(f"error: {line}", file=sys.stderr)
+    joined().fail(line)
+    sys.exit(1)
+
+
+def _stopped(stop: KeyboardInterrupt) -> None:
+    "Ends the command as a shell expects of a signal. All processes of a group have stopped after the same step."
+    asked = isinstance(stop, Interrupted)
+    if joined().first or not asked:
+        print(stop if asked else "interrupted", file=sys.stderr)
+    number = stop.signal if asked else signal.SIGINT
+    if not asked:
+        joined().fail("interrupted", 128 + number)
+    sys.exit(128 + number)
+
+
+def _terminated(number, frame) -> None:
+    "Outside of a training, which ends in its own way, a request to end is an interrupt: launchers then end their jobs."
+    joined().fail("interrupted by SIGTERM", 128 + number)
+    raise Interrupted("interrupted by SIGTERM", number)
 
 
 def command(
@@ -250,9 +324,8 @@ def command(
     config_name: str,  # file in conf/, without .yaml
 ) -> None:
     "Runs `task` with the configuration composed from conf/ and the arguments; on a mistake, one line and exit 1."
-    keep_memory()
-    logging.captureWarnings(True)
-    warnings.formatwarning = lambda message, *_, **__: " ".join(str(message).split())  # one line in the log
+    _prepare_process()
+    _COMMANDS.append(config_name)
     full = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print over several lines
     failed = []
@@ -263,9 +336,10 @@ def command(
             return _enter(task, config)
         except EXPECTED as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # Hydra then says which job it was
+                raise _named_job(error) from error
             failed.append(error)
 
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         sys.argv[1:] = with_open_keys(sys.argv[1:])
         for argument in sys.argv[1:]:
@@ -278,14 +352,7 @@ def command(
     except BrokenPipeError:  # the reader of stdout has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except EXPECTED as error:
-        if full:
-            raise
-        print(f"error: {_without(one_line(error), _secret_values(sys.argv[1:]))}", file=sys.stderr)
-        sys.exit(1)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(128 + stop.signal)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+    except KeyboardInterrupt as stop:
+        _stopped(stop)
+    except (Exception, Refused) as error:
+        _refused(error, full)

@@ -27,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from ..core.checks import check, check_integer
-from ..core.processes import Group, group
+from ..core.processes import Group, joined
 from ..datasets.batch import Batch
 from ..evaluation.metrics import RelativeError
 from .checkpoint import Checkpoints
@@ -369,7 +369,7 @@ class Training:
         if options.resume:
             self.archive.resume(self.result)
         self.seconds_before = self.result.history[-1]["seconds"] if self.result.history else 0.0
-        self.first, self.group = data.batch_at(self.step), group()
+        self.first, self.group = data.batch_at(self.step), joined()
         self.layout = layout = data_layout(self.first.size * self.group.count, options.devices)
         self.result.state = layout.copy(self.result.state)
         step, whole = make_step(objective, options.optimizer, options.average_decay), layout.whole
