@@ -142,7 +142,9 @@ def one_line(
     error: BaseException,
 ) -> str:
     "What an error says, on one line."
-    error = _root(error)
+    error, hint = _root(error), ""
+    if isinstance(error, MissingConfigException) and str(error.missing_cfg_file).startswith("hydra/"):
+        hint = '; launchers and Optuna are installed with python -m pip install -e ".[cluster]"'
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         try:
@@ -158,7 +160,7 @@ def one_line(
         return f"{error.filename or 'file'}: {error.strerror}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type="))]
-    return " ".join(lines) or type(error).__name__
+    return (" ".join(lines) or type(error).__name__) + hint
 
 # %% ../../nbs/cli/config.ipynb #6ae9eacb
 _OPEN = re.compile(r"(model\.network|object|dataset\.parameters|optimizer|loss)\.[\w.]+=")
@@ -259,6 +261,7 @@ _COMMANDS: list[str] = []  # configurations of the commands that were started in
 def _prepare_process() -> None:
     "What holds for a whole process: that of the command, or one that a launcher has started."
     keep_memory()
+    os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")  # Optuna's own business
     logging.captureWarnings(True)
     warnings.formatwarning = lambda message, *_, **__: " ".join(str(message).split())  # one line in the log
 
