@@ -273,6 +273,9 @@ class Turns:
     def log(self, metrics, step):
         self.ends[step - 1] = time.perf_counter()
 
+    def finish(self):
+        "Nothing follows."
+
     def seconds(self):
         "Of the steps of each, those at the beginning of a block left out: what they read was not all their own."
         inside = [n for n in self.ends if n - 1 in self.ends and n % self.block > 3 and n >= self.block]
@@ -281,7 +284,7 @@ class Turns:
 
 
 def measure_loading(arguments):
-    "Seconds of a step while batches come from memory and from the disk, over those on one batch that is repeated."
+    "Seconds of a step (lower quartile) while batches come from memory and from the disk, and over those on one batch."
     described = read_group("dataset", "string_linear_gaussian_16k") | {"n_trajectories": 80, "name": "loading"}
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("train", [f"model={arguments.model}", *arguments.override]).model
@@ -300,7 +303,7 @@ def measure_loading(arguments):
         n_steps = arguments.rounds * turns.block * len(turns.loaders)
         options = FitOptions(transform, max_steps=n_steps, log_every=1, logger=turns, progress=False)
         fit(Objective(network), state, turns, options)
-        seconds = {name: float(np.median(times)) for name, times in turns.seconds().items()}
+        seconds = {name: float(np.quantile(times, 0.25)) for name, times in turns.seconds().items()}
         alone = {}
         for name, load in loaders.items():
             began = time.perf_counter()

@@ -281,7 +281,7 @@ def _enter(task: Callable, config: DictConfig):
         sys.path.insert(0, os.getcwd())
     return task(config)  # a sweeper wants the number
 
-
+# %% ../../nbs/cli/config.ipynb #8c1e30c6
 def _named_job(error: Exception) -> ValueError:
     "Says which job of a sweep failed; gives its error in words that survive the way from another process."
     job, secrets = HydraConfig.get(), _secret_values(sys.argv[1:])
@@ -321,7 +321,7 @@ def _terminated(number, frame) -> None:
     joined().fail("interrupted by SIGTERM", 128 + number)
     raise Interrupted("interrupted by SIGTERM", number)
 
-
+# %% ../../nbs/cli/config.ipynb #32f76cf7
 def command(
     task: Callable[[DictConfig], object],  # what to do with the configuration
     config_name: str,  # file in conf/, without .yaml

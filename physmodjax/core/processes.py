@@ -7,6 +7,7 @@ __all__ = ['Address', 'Group', 'joined', 'join']
 
 # %% ../../nbs/core/processes.ipynb #e8e573bb
 import itertools
+import logging
 import os
 import sys
 import threading
@@ -168,6 +169,7 @@ def join(
     if jax.distributed.is_initialized() or distributed in (None, "none"):
         return joined()
     address = Address.read(distributed) if named else None
+    logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
     try:
         if named:
             words = (address.coordinator, address.n_processes, address.process_id)

@@ -61,15 +61,16 @@ class Layout:
     def copy(self, tree):
         "The same numbers in new arrays, whole on every device, those of process 0; random keys too."
 
-        def replicate(leaf):
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                return jax.random.wrap_key_data(replicate(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
-            numbers = np.array(leaf)
-            if not self.whole.is_fully_addressable:
-                numbers = np.asarray(multihost_utils.broadcast_one_to_all(numbers))
-            return jax.make_array_from_callback(numbers.shape, self.whole, lambda part: numbers[part])
+        is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
+        numbers = jax.tree.map(lambda leaf: np.array(jax.random.key_data(leaf) if is_key(leaf) else leaf), tree)
+        if not self.whole.is_fully_addressable:
+            numbers = jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(numbers))
 
-        return jax.tree.map(replicate, tree)
+        def replicate(leaf, numbers):
+            copy = jax.make_array_from_callback(numbers.shape, self.whole, lambda part: numbers[part])
+            return jax.random.wrap_key_data(copy, impl=jax.random.key_impl(leaf)) if is_key(leaf) else copy
+
+        return jax.tree.map(replicate, tree, numbers)
 
 
 def _layout(devices: np.ndarray) -> Layout:
@@ -276,6 +277,9 @@ class Archive:
         self.last_step = step
 
 # %% ../../nbs/training/loop.ipynb #3613312f
+_log = logging.getLogger(__name__)
+
+
 def log_line(
     out: dict,  # what a step gives beside the state
     frames_per_second: float,
@@ -349,9 +353,6 @@ def stop_of_any(
     return int(jax.jit(jnp.max, out_shardings=layout.whole)(numbers))
 
 # %% ../../nbs/training/loop.ipynb #812103e2
-_log = logging.getLogger(__name__)
-
-
 class Training:
     "One call of fit: the state, what is compiled for it, and what has happened so far."
 
