@@ -170,7 +170,7 @@ def test_a_process_that_never_comes_is_one_line(place, tmp_path):
 
 WRONG = {
     "slurm": "distributed: got 'slurm', expected auto, none or {coordinator, process_id, n_processes}",
-    "{coordinator:node,process_id:0,n_processes:2}": "distributed.coordinator: got 'node', expected host:port",
+    "{coordinator:node,process_id:0,n_processes:2}": "distributed.coordinator: got node, expected host:port",
     "{process_id:0,n_processes:2}": "distributed: got no coordinator",
     "{coordinator:'a:1',process_id:2,n_processes:2}": "distributed.process_id: got 2, expected at most 1",
     "{coordinator:'a:1',process_id:0,n_process:2}": "did you mean n_processes?",

@@ -6,13 +6,14 @@
 __all__ = ['Address', 'Group', 'joined', 'join']
 
 # %% ../../nbs/core/processes.ipynb #e8e573bb
+import contextlib
 import itertools
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -162,7 +163,7 @@ def joined() -> Group:
 def join(
     distributed: str | Mapping | None = None,  # "auto", what `Address.read` takes, or None or "none": one process
 ) -> Group:
-    "Joins the other processes of the run, once. Raises ValueError in one line if that cannot be."
+    "Joins the other processes of the run, once. Raises ValueError if that cannot be; ends if they do not come."
     named = isinstance(distributed, Mapping)
     expected = "auto, none or {coordinator, process_id, n_processes}"
     check(named or distributed in (None, "none", "auto"), "distributed", got=repr(distributed), expected=expected)
@@ -170,21 +171,37 @@ def join(
         return joined()
     address = Address.read(distributed) if named else None
     logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
+    words = (address.coordinator, address.n_processes, address.process_id) if named else ()
+    seconds = address.timeout if named else Address.timeout
+    where = f"{address.n_processes} processes at {address.coordinator}" if named else "all processes of the job"
     try:
-        if named:
-            words = (address.coordinator, address.n_processes, address.process_id)
-            jax.distributed.initialize(*words, initialization_timeout=round(address.timeout))
-        else:
-            jax.distributed.initialize()
+        with _patience(f"distributed: got no answer within {seconds:g} s, expected {where}; start all of them", seconds):
+            jax.distributed.initialize(*words, initialization_timeout=round(seconds) + 60)
     except ValueError as error:
         if named:
             raise ValueError(f"distributed: {_first_line(error)}") from error
         return joined()  # no cluster that JAX knows
     except RuntimeError as error:
-        where = f"{address.n_processes} processes at {address.coordinator}" if named else "all processes of the job"
-        hint = "start all of them, with the same address"
-        check(False, "distributed", got=_first_line(error), expected=where, hint=hint)
+        _GROUPS[:] = [Group()]  # what JAX has begun does not count
+        check(False, "distributed", got=_first_line(error), expected=where, hint="start all of them, with one address")
     return joined()
+
+
+@contextlib.contextmanager
+def _patience(message: str, seconds: float) -> Iterator[None]:
+    "Ends this process with a line if what follows takes longer: JAX would end it with a page."
+
+    def give_up():
+        print(f"error: {message}", file=sys.stderr)
+        _end(1)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _first_line(error: Exception) -> str:
