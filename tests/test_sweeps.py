@@ -201,3 +201,18 @@ def test_the_runs_of_a_sweep_are_one_group(call, data_dir, tmp_path, monkeypatch
 def test_a_launcher_that_is_not_there_says_how_to_get_one(refused):
     line = refused("train", "-m", "hydra/launcher=jobli", "seed=1,2")
     assert "did you mean joblib?" in line and '[cluster]' in line
+
+
+def test_metrics_and_report_say_with_what_a_run_was_made(run_dir):
+    made = json.loads((run_dir / "metrics.json").read_text())["made_with"]
+    report = (run_dir / "report.html").read_text()
+    assert set(made) >= {"date", "versions", "commit", "command", "dataset"}
+    for word in (made["date"], made["versions"]["jax"], made["dataset"]["manifest_sha256"], made["commit"] or ""):
+        assert word in report
+
+
+@pytest.mark.parametrize("name", ["slurm", "submitit_slurm"])
+def test_a_sweep_for_slurm_without_slurm_is_refused(refused, monkeypatch, tmp_path, name):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    line = refused("train", "-m", f"hydra/launcher={name}", f"hydra.sweep.dir={tmp_path}/sweep", "seed=1,2")
+    assert "got no command srun, expected a machine with SLURM" in line and not (tmp_path / "sweep").exists()

@@ -8,6 +8,7 @@ __all__ = ['join_processes', 'Refused', 'JoinProcesses', 'join_job']
 # %% ../../nbs/cli/processes.ipynb #5406f005
 import logging
 import os
+import shutil
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
@@ -56,6 +57,15 @@ class JoinProcesses(Callback):
             with read_write(config.hydra), open_dict(config.hydra):
                 config.hydra.run.dir, config.hydra.output_subdir = folder, None
                 config.hydra.job_logging = _SILENT
+
+    def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
+        "Called by Hydra. Raises Refused for a sweep that is sent to SLURM where there is none."
+        here = not config.hydra.launcher._target_.endswith("SlurmLauncher") or shutil.which("srun") is not None
+        try:
+            hint = "hydra/launcher=submitit_local tries the same on this machine"
+            check(here, "hydra/launcher", got="no command srun", expected="a machine with SLURM", hint=hint)
+        except ValueError as error:
+            raise Refused(error) from error
 
 
 _SILENT = {
