@@ -89,7 +89,7 @@ def test_two_processes_give_the_losses_of_one(place, alone):
     assert status == 0 and second[0] == 0, (err, second)
     (folder,) = {path for path in (place / "outputs").glob("*/*")} - before
     np.testing.assert_allclose(losses(folder), losses(alone), rtol=1e-6)
-    assert _own(out)[0] == "2 processes train together" and out.count("report") == 1
+    assert _own(out)[0] == "2 processes train together" and out.count("\nreport ") == 1
     assert _own(second[1]) == [] and "error" not in second[2]
     log = (folder / "train.log").read_text()
     assert log.count("step 4:") == 1 and "learning_rate" in log

@@ -60,16 +60,17 @@ def test_jobs_side_by_side_give_the_numbers_of_jobs_in_a_row(sweep, tmp_path):
 @pytest.mark.parametrize("launcher", [[], JOBLIB], ids=["row", "joblib"])
 def test_a_job_that_fails_is_named_and_the_others_go_on(sweep, launcher):
     secret = "optimizer.my_token=hunter2000"
-    status, out, err, metrics, folder = sweep(*launcher, "evaluation.example=0,99")
+    status, _, err, metrics, folder = sweep(*launcher, "evaluation.example=0,99")
     assert status == 1 and len(metrics) == 1
     lines = err.splitlines()
     assert any(line.startswith("job 1 (") and "evaluation.example=99): evaluation.example: got 99" in line
                for line in lines), err
     assert lines[-1].startswith("error: evaluation.example: got 99")
-    status, out, err, _, folder = sweep(*launcher, secret, f"hydra.sweep.dir={folder}-secret")
+    status, _, err, _, _ = sweep(*launcher, secret, f"hydra.sweep.dir={folder}-secret")
     written = "".join(path.read_text() for path in Path(f"{folder}-secret").rglob("*.yaml"))
-    job_lines = [line for line in err.splitlines() if line.startswith(("job ", "error:"))]
-    assert status == 1 and job_lines and "hunter2000" not in written + "".join(job_lines)
+    written += "".join(str(path) for path in Path(f"{folder}-secret").rglob("*"))
+    said = [line for line in err.splitlines() if line.startswith(("job ", "error:"))]
+    assert status == 1 and said and "hunter2000" not in written + "".join(said)
 
 
 @pytest.mark.slow

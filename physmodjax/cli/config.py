@@ -202,8 +202,8 @@ def _without(text: str, values: set[str]) -> str:
 
 
 def _clean_hydra_files(folder: Path, values: set[str]) -> None:
-    "Takes values out of the files that Hydra has written about a run."
-    for path in folder.glob(".hydra/*.yaml") if values else ():
+    "Takes values out of the files that Hydra has written about a run and its sweep."
+    for path in (*folder.glob(".hydra/*.yaml"), *folder.parent.glob("multirun.yaml")) if values else ():
         text = path.read_text(encoding="utf-8")
         if _without(text, values) != text:
             atomic_write(path, _without(text, values).encode())
@@ -212,7 +212,9 @@ def _clean_hydra_files(folder: Path, values: set[str]) -> None:
 def job_label(
     overrides: str,  # what a job of a sweep changes, joined by Hydra
 ) -> str:  # at most 80 characters that every file system takes
-    "A name for the folder of a job; its number makes it unique."
+    "A name for the folder of a job; its number makes it unique. What looks like a secret is left out."
+    changes = [change.partition("-") for change in str(overrides).split("_")]
+    overrides = "_".join(name if names_secret(name) else name + dash + value for name, dash, value in changes)
     return re.sub(r"[^\w.,-]+", "-", str(overrides).replace("++", ""))[:80].strip("-.")
 
 
