@@ -318,6 +318,7 @@ def train(
     check_example("evaluation.example", options.evaluation["example"], setup.dataset)
     if not options.resume and processes.first:
         record.claim(model=description["name"], dataset=setup.dataset.manifest())
+    processes.agree()  # nobody writes before the folder is claimed
     checkpoints = Checkpoints(record.folder / "checkpoints")
     logger = make_logger() if make_logger is not None and processes.first else None
     result = _trained(setup, checkpoints, started, logger)
