@@ -69,8 +69,7 @@ def test_a_job_that_fails_is_named_and_the_others_go_on(sweep, launcher):
     status, _, err, _, _ = sweep(*launcher, secret, f"hydra.sweep.dir={folder}-secret")
     written = "".join(path.read_text() for path in Path(f"{folder}-secret").rglob("*.yaml"))
     written += "".join(str(path) for path in Path(f"{folder}-secret").rglob("*"))
-    said = [line for line in err.splitlines() if line.startswith(("job ", "error:"))]
-    assert status == 1 and said and "hunter2000" not in written + "".join(said)
+    assert status == 1 and "hunter2000" not in written + err
 
 
 @pytest.mark.slow

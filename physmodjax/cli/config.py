@@ -7,6 +7,8 @@ __all__ = ['EXPECTED', 'plain', 'described_data', 'open_dataset', 'with_stored',
            'threads_of_a_job', 'Interrupted', 'run_folder', 'command']
 
 # %% ../../nbs/cli/config.ipynb #2e127529
+import contextlib
+import io
 import logging
 import os
 import re
@@ -292,6 +294,23 @@ def _named_job(error: Exception) -> ValueError:
     return ValueError(line)
 
 
+class _WithoutSecrets(io.TextIOBase):
+    "A stream to stderr from which some values are taken out: Hydra says there with which arguments a job failed."
+
+    def __init__(self, values: set[str]):
+        self.values, self.stream = values, sys.stderr
+
+    def write(self, text: str) -> int:
+        self.stream.write(_without(text, self.values))
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+
 def _refused(error: BaseException, full: bool) -> None:
     "Ends the command with one line on a mistake, and with the whole story of any other error; other processes too."
     error = error.error if isinstance(error, Refused) else error
@@ -350,7 +369,9 @@ def command(
         for argument in sys.argv[1:]:
             if argument.startswith("hydra.run.dir="):
                 Record(argument.partition("=")[2]).check_unused()
-        entry()
+        secrets = _secret_values(sys.argv[1:])
+        with contextlib.redirect_stderr(_WithoutSecrets(secrets)) if secrets else contextlib.nullcontext():
+            entry()
         if failed:
             raise failed[0]
         sys.stdout.flush()

@@ -174,8 +174,9 @@ def join(
     words = (address.coordinator, address.n_processes, address.process_id) if named else ()
     seconds = address.timeout if named else Address.timeout
     where = f"{address.n_processes} processes at {address.coordinator}" if named else "all processes of the job"
+    late = f"distributed: got no answer within {seconds:g} s, expected {where}; start all of them"
     try:
-        with _patience(f"distributed: got no answer within {seconds:g} s, expected {where}; start all of them", seconds):
+        with _patience(late, seconds):
             jax.distributed.initialize(*words, initialization_timeout=round(seconds) + 60)
     except ValueError as error:
         if named:
