@@ -4,12 +4,18 @@ python benchmarks/training.py --model lru --steps 400 --batch 10; without --mode
 process. --published takes the sizes of arXiv 2408.16650 instead of those in conf/model, and beside our step runs one of
 the same sizes as such layers are commonly written: complex numbers, associative scans, automatic gradients. Whatever is
 compared runs interleaved in one process, the best of several repeats counts. The last line is one JSON object.
+
+--loading asks instead whether reading keeps the devices busy: the time of a step of `fit` on whole trajectories of
+16 kHz in memory, in files, and in files whose pages are dropped from memory before each read (as for a set that is
+larger than memory), each over the time on one batch that is repeated. They take turns within one training.
 """
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 
@@ -22,9 +28,13 @@ import numpy as np
 from physmodjax.cli.config import CONF
 from physmodjax.core.memory import keep_memory
 from physmodjax.datasets.batch import Batch
+from physmodjax.datasets.format import split_headers
+from physmodjax.datasets.loader import Loader, TrajectoryFiles
 from physmodjax.dynamics.lru import gamma_log_init, matrix_init, nu_init, theta_init
 from physmodjax.experiments.build import build_model
+from physmodjax.experiments.data import open_data, read_group
 from physmodjax.models.batching import batched
+from physmodjax.training.loop import FitOptions, fit
 from physmodjax.training.objective import Objective, make_step
 from physmodjax.training.optim import make_optimizer
 from physmodjax.training.state import create_state
@@ -228,6 +238,82 @@ def measure(arguments):
     return {**result, "n_parameters": n_parameters, "peak_memory_mb": peak, "precision": str(u.dtype)}
 
 
+class Dropped:
+    "Trajectories in files that are read from the disk every time: no page of them stays in memory."
+
+    def __init__(self, files):
+        self.files, self.shape = files, files.shape
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, key):
+        for header in self.files.headers:
+            file = os.open(header.path, os.O_RDONLY)
+            os.fsync(file)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(file)
+        return self.files[key]
+
+
+class Turns:
+    "A loader that gives blocks of steps to several in turn, and a logger that writes down when each step ended."
+
+    normaliser = validation = None
+
+    def __init__(self, loaders, block=8):
+        self.loaders, self.block, self.ends = loaders, block, {}
+
+    def name_at(self, step):
+        return list(self.loaders)[step // self.block % len(self.loaders)]
+
+    def batch_at(self, step):
+        return self.loaders[self.name_at(step)](step)
+
+    def log(self, metrics, step):
+        self.ends[step - 1] = time.perf_counter()
+
+    def finish(self):
+        "Nothing follows."
+
+    def seconds(self):
+        "Of the steps of each, those at the beginning of a block left out: what they read was not all their own."
+        inside = [n for n in self.ends if n - 1 in self.ends and n % self.block > 3 and n >= self.block]
+        spans = [(self.name_at(n), self.ends[n] - self.ends[n - 1]) for n in inside]
+        return {name: [span for whose, span in spans if whose == name] for name in self.loaders}
+
+
+def measure_loading(arguments):
+    "Seconds of a step (the best counts) while batches come from memory and from the disk, and over those on one batch."
+    described = read_group("dataset", "string_linear_gaussian_16k") | {"n_trajectories": 80, "name": "loading"}
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("train", [f"model={arguments.model}", *arguments.override]).model
+    with tempfile.TemporaryDirectory(dir=arguments.data_dir) as folder:
+        data = open_data(described, folder)
+        files = TrajectoryFiles(split_headers(data.folder, "train"))
+        length = None if arguments.steps >= data.n_steps - 1 else arguments.steps + 1
+        words = dict(batch_size=arguments.batch, seed=0, normaliser=data.normaliser, window_length=length)
+        sources = {"memory": data.splits["train"], "files": files, "disk": Dropped(files)}
+        loaders = {name: Loader(source, **words).batch_at for name, source in sources.items()}
+        first = loaders["memory"](0)
+        turns = Turns({"repeated": lambda step: first, **loaders})
+        network = build_model(config.network, grid=data.grid, channels=1, context=1)
+        optimizer = partial(make_optimizer, total_steps=1000, recurrent=network.recurrent_parameters)
+        state, transform = create_state(network, optimizer, jax.random.key(0), first.context)
+        n_steps = arguments.rounds * turns.block * len(turns.loaders)
+        options = FitOptions(transform, max_steps=n_steps, log_every=1, logger=turns, progress=False)
+        fit(Objective(network), state, turns, options)
+        seconds = {name: min(times) for name, times in turns.seconds().items()}
+        alone = {}
+        for name, load in loaders.items():
+            began = time.perf_counter()
+            [load(step) for step in range(100, 104)]
+            alone[name] = (time.perf_counter() - began) / 4
+    over = {name: seconds[name] / seconds["repeated"] for name in loaders}
+    facts = {"model": arguments.model, "batch_mb": first.target.nbytes / 1e6, "frames": first.size * first.n_steps}
+    return facts | {"step_seconds": seconds, "over_repeated": over, "loading_alone_seconds": alone}
+
+
 def measure_all(names, options):
     "Each model in a process of its own, so that memory and compilation are its own."
     results = []
@@ -248,9 +334,15 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=10)
     parser.add_argument("--points", type=int, default=101)
     parser.add_argument("--published", action="store_true", help="the sizes of arXiv 2408.16650")
+    parser.add_argument("--loading", action="store_true", help="whether reading keeps the devices busy")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each way to load")
+    parser.add_argument("--data-dir", help="folder for the files of --loading; left out: that of temporary files")
     parser.add_argument("override", nargs="*", help="Hydra overrides, such as model.network.n_layers=6")
     arguments = parser.parse_args()
-    if arguments.model:
+    if arguments.loading:
+        arguments.model = arguments.model or "lru"
+        print(json.dumps(measure_loading(arguments)))
+    elif arguments.model:
         print(json.dumps(measure(arguments)))
     else:
         options = [f"--{name}={getattr(arguments, name)}" for name in ("steps", "batch", "points")]

@@ -19,6 +19,7 @@ from training_problem import Data, history, numbers, problem
 
 from physmodjax.training.checkpoint import CheckpointError, Checkpoints, flatten_state, load_variables, restore
 from physmodjax.training.loop import FitOptions, fit
+from physmodjax.training.optim import learning_rate_of
 
 HERE = Path(__file__).parent
 
@@ -159,6 +160,16 @@ def test_logger_gets_training_and_validation_and_the_last_partial_evaluation():
     assert [step for step, metrics in logger.rows if "valid/mse_rel" in metrics] == [10, 20, 25]
     assert [row["step"] for row in result.history] == [10, 20, 25] and logger.finished
     assert result.seconds >= result.seconds_to_first_step > 0 and result.frames_per_second > 0
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lbfgs"])
+def test_the_learning_rate_of_each_step_is_logged(name):
+    "That of the step that is logged; nothing where a line search finds the length of a step."
+    logger, rate = ListLogger(), learning_rate_of(name, total_steps=6)
+    training_problem.train(max_steps=6, logger=logger, log_every=2, learning_rate=rate)
+    logged = [metrics.get("train/learning_rate") for _, metrics in logger.rows if "train/loss" in metrics]
+    expected = [None] * 3 if rate is None else [float(rate(step)) for step in (1, 3, 5)]
+    assert logged == expected
 
 
 def test_recalibrated_statistics_belong_to_the_parameters():

@@ -48,17 +48,18 @@ class Data:
 
     normaliser = None  # the batches are in physical units
 
-    def __init__(self, batch_size=8, seed=0):
-        self.batch_size, self.seed = batch_size, seed
+    def __init__(self, batch_size=8, seed=0, part=(0, 1)):
+        self.batch_size, self.seed, self.part = batch_size, seed, part
 
     def batch_at(self, step):
         rng = np.random.default_rng([self.seed, step])
         context = rng.normal(size=(self.batch_size, 1, 9, 1)).astype(np.float32)
+        context = np.split(context, self.part[1])[self.part[0]]
         decay = 0.95 ** np.arange(1, 6, dtype=np.float32)
         return Batch(context, context * decay[None, :, None, None])
 
     def validation(self):
-        return [Data(seed=7).batch_at(n) for n in range(2)]
+        return [Data(seed=7, part=self.part).batch_at(n) for n in range(2)]
 
     def state_dict(self):
         return {"seed": self.seed, "batch_size": self.batch_size}
@@ -106,6 +107,7 @@ def main(run=None, max_steps=30, resume=False, full_after=None, pause=0.0, batch
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 
     options = dict(max_steps=max_steps, checkpoint_every=checkpoint_every, resume=resume, batch_size=batch_size)
+    options["data"] = Data(batch_size, part=(0, 1) if host is None else (host[2], host[1]))
     if run is not None:
         options["checkpoints"] = Checkpoints(Path(run) / "checkpoints")
     try:

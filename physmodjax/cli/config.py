@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['EXPECTED', 'plain', 'described_data', 'open_dataset', 'with_stored', 'one_line', 'with_open_keys', 'job_label',
-           'Interrupted', 'run_folder', 'command']
+           'threads_of_a_job', 'Interrupted', 'run_folder', 'command']
 
 # %% ../../nbs/cli/config.ipynb #2e127529
+import contextlib
+import io
 import logging
 import os
 import re
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,12 +30,14 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from ..core.checks import check, check_choice
 from ..core.files import atomic_write
 from ..core.memory import keep_memory
+from ..core.processes import joined
 from ..datasets.dataset import Dataset
 from ..datasets.generate import is_complete
 from ..experiments.data import CONF, named_spec, open_data
 from ..experiments.record import Record, names_secret
 from ..experiments.trained import TrainedModel, check_metadata
 from ..training.checkpoint import Checkpoints
+from .processes import Refused, join_job
 
 # %% ../../nbs/cli/config.ipynb #258ab08e
 def plain(
@@ -82,7 +87,7 @@ def _data_of(trained: TrainedModel, data_dir: str | None) -> tuple[dict, dict | 
 
 # %% ../../nbs/cli/config.ipynb #71d2edef
 _COUNTS = ("max_steps", "eval_every", "checkpoint_every", "log_every")
-_MAY_CHANGE = (*(f"trainer.{name}" for name in _COUNTS), "evaluation", "audio")
+_MAY_CHANGE = (*(f"trainer.{name}" for name in (*_COUNTS, "distributed")), "evaluation", "audio")
 _STORED = ("seed", "model", "trainer", "optimizer", "loss", "dataset", "object", "evaluation", "audio")
 
 
@@ -121,6 +126,7 @@ def with_stored(
         merged[group] = stored[group]
         for path, value in changed.items():
             OmegaConf.update(merged, path, value)
+    merged.trainer.distributed = config.trainer.distributed  # where it runs now, not where it ran
     return merged
 
 # %% ../../nbs/cli/config.ipynb #73373bf7
@@ -138,7 +144,9 @@ def one_line(
     error: BaseException,
 ) -> str:
     "What an error says, on one line."
-    error = _root(error)
+    error, hint = _root(error), ""
+    if isinstance(error, MissingConfigException) and str(error.missing_cfg_file).startswith("hydra/"):
+        hint = '; launchers and Optuna are installed with python -m pip install -e ".[cluster]"'
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         try:
@@ -154,7 +162,7 @@ def one_line(
         return f"{error.filename or 'file'}: {error.strerror}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type="))]
-    return " ".join(lines) or type(error).__name__
+    return (" ".join(lines) or type(error).__name__) + hint
 
 # %% ../../nbs/cli/config.ipynb #6ae9eacb
 _OPEN = re.compile(r"(model\.network|object|dataset\.parameters|optimizer|loss)\.[\w.]+=")
@@ -196,8 +204,8 @@ def _without(text: str, values: set[str]) -> str:
 
 
 def _clean_hydra_files(folder: Path, values: set[str]) -> None:
-    "Takes values out of the files that Hydra has written about a run."
-    for path in folder.glob(".hydra/*.yaml") if values else ():
+    "Takes values out of the files that Hydra has written about a run and its sweep."
+    for path in (*folder.glob(".hydra/*.yaml"), *folder.parent.glob("multirun.yaml")) if values else ():
         text = path.read_text(encoding="utf-8")
         if _without(text, values) != text:
             atomic_write(path, _without(text, values).encode())
@@ -206,11 +214,26 @@ def _clean_hydra_files(folder: Path, values: set[str]) -> None:
 def job_label(
     overrides: str,  # what a job of a sweep changes, joined by Hydra
 ) -> str:  # at most 80 characters that every file system takes
-    "A name for the folder of a job; its number makes it unique."
+    "A name for the folder of a job; its number makes it unique. What looks like a secret is left out."
+    changes = [change.partition("-") for change in str(overrides).split("_")]
+    overrides = "_".join(name if names_secret(name) else name + dash + value for name, dash, value in changes)
     return re.sub(r"[^\w.,-]+", "-", str(overrides).replace("++", ""))[:80].strip("-.")
 
 
 OmegaConf.register_new_resolver("job_label", job_label, replace=True)
+
+# %% ../../nbs/cli/config.ipynb #57b040ff
+def threads_of_a_job(
+    n_jobs: int | str,  # at once on this machine; -1: one for each core
+) -> str:  # as an environment variable
+    "Threads that each of several jobs may use, so that together they use each core once; NPROC, where it is set."
+    if os.environ.get("NPROC"):
+        return os.environ["NPROC"]
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return str(max(1, cores // (int(n_jobs) if int(n_jobs) > 0 else cores)))
+
+
+OmegaConf.register_new_resolver("threads_of_a_job", threads_of_a_job, replace=True)
 
 # %% ../../nbs/cli/config.ipynb #66fc20b5
 class Interrupted(KeyboardInterrupt):
@@ -236,23 +259,97 @@ def _check_devices() -> None:
         check(False, "devices of JAX", got=str(error) or "none", expected=expected, hint=hint)
 
 
+_COMMANDS: list[str] = []  # configurations of the commands that were started in this process
+
+
+def _prepare_process() -> None:
+    "What holds for a whole process: that of the command, or one that a launcher has started."
+    keep_memory()
+    os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")  # Optuna's own business
+    logging.captureWarnings(True)
+    warnings.formatwarning = lambda message, *_, **__: " ".join(str(message).split())  # one line in the log
+
+
 def _enter(task: Callable, config: DictConfig):
     "Runs a task once Hydra has made its folder."
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        _prepare_process()
+        if not _COMMANDS:  # this process is a launcher's, and its arguments say nothing of the job
+            job = HydraConfig.get()
+            sys.argv[:] = [f"{job.job.name}.py", *job.overrides.task]
+        join_job(config, run_folder())
     _check_devices()
-    _clean_hydra_files(run_folder(), _secret_values(sys.argv[1:], OmegaConf.to_container(config)))
+    if joined().first:
+        _clean_hydra_files(run_folder(), _secret_values(sys.argv[1:], OmegaConf.to_container(config)))
     if config.get("allow") and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return task(config)  # a sweeper wants the number
 
+# %% ../../nbs/cli/config.ipynb #8c1e30c6
+def _named_job(error: Exception) -> ValueError:
+    "Says which job of a sweep failed; gives its error in words that survive the way from another process."
+    job, secrets = HydraConfig.get(), _secret_values(sys.argv[1:])
+    line = _without(one_line(error), secrets)
+    print(_without(f"job {job.job.num} ({' '.join(job.overrides.task)}): {line}", secrets), file=sys.stderr)
+    return ValueError(line)
 
+
+class _WithoutSecrets(io.TextIOBase):
+    "A stream to stderr from which some values are taken out: Hydra says there with which arguments a job failed."
+
+    def __init__(self, values: set[str]):
+        self.values, self.stream = values, sys.stderr
+
+    def write(self, text: str) -> int:
+        self.stream.write(_without(text, self.values))
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+
+def _refused(error: BaseException, full: bool) -> None:
+    "Ends the command with one line on a mistake, and with the whole story of any other error; other processes too."
+    error = error.error if isinstance(error, Refused) else error
+    line = _without(one_line(error), _secret_values(sys.argv[1:]))
+    alone = joined().count == 1
+    mistake = isinstance(error, EXPECTED if alone else (*EXPECTED, jax.errors.JaxRuntimeError))  # a lost process
+    if full or not mistake:
+        if alone:
+            raise error
+        traceback.print_exception(error)
+    print(f"error: {line}", file=sys.stderr)
+    joined().fail(line)
+    sys.exit(1)
+
+
+def _stopped(stop: KeyboardInterrupt) -> None:
+    "Ends the command as a shell expects of a signal. All processes of a group have stopped after the same step."
+    asked = isinstance(stop, Interrupted)
+    if joined().first or not asked:
+        print(stop if asked else "interrupted", file=sys.stderr)
+    number = stop.signal if asked else signal.SIGINT
+    if not asked:
+        joined().fail("interrupted", 128 + number)
+    sys.exit(128 + number)
+
+
+def _terminated(number, frame) -> None:
+    "Outside of a training, which ends in its own way, a request to end is an interrupt: launchers then end their jobs."
+    joined().fail("interrupted by SIGTERM", 128 + number)
+    raise Interrupted("interrupted by SIGTERM", number)
+
+# %% ../../nbs/cli/config.ipynb #32f76cf7
 def command(
     task: Callable[[DictConfig], object],  # what to do with the configuration
     config_name: str,  # file in conf/, without .yaml
 ) -> None:
     "Runs `task` with the configuration composed from conf/ and the arguments; on a mistake, one line and exit 1."
-    keep_memory()
-    logging.captureWarnings(True)
-    warnings.formatwarning = lambda message, *_, **__: " ".join(str(message).split())  # one line in the log
+    _prepare_process()
+    _COMMANDS.append(config_name)
     full = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print over several lines
     failed = []
@@ -263,29 +360,25 @@ def command(
             return _enter(task, config)
         except EXPECTED as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # Hydra then says which job it was
+                raise _named_job(error) from error
             failed.append(error)
 
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         sys.argv[1:] = with_open_keys(sys.argv[1:])
         for argument in sys.argv[1:]:
             if argument.startswith("hydra.run.dir="):
                 Record(argument.partition("=")[2]).check_unused()
-        entry()
+        secrets = _secret_values(sys.argv[1:])
+        with contextlib.redirect_stderr(_WithoutSecrets(secrets)) if secrets else contextlib.nullcontext():
+            entry()
         if failed:
             raise failed[0]
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of stdout has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except EXPECTED as error:
-        if full:
-            raise
-        print(f"error: {_without(one_line(error), _secret_values(sys.argv[1:]))}", file=sys.stderr)
-        sys.exit(1)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(128 + stop.signal)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+    except KeyboardInterrupt as stop:
+        _stopped(stop)
+    except (Exception, Refused) as error:
+        _refused(error, full)

@@ -9,9 +9,11 @@ __all__ = ['GROUPS', 'make_logger', 'train', 'summary', 'run', 'main']
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ..core.checks import check
+from ..core.processes import joined
 from ..evaluation.trust import trust_line
 from ..experiments.run import FinishedRun, RunOptions
 from ..experiments.run import train as train_model
@@ -27,7 +29,9 @@ def make_logger(
     folder: Path,  # run directory
 ) -> WandbLogger | None:
     "The W&B run that a configuration asks for; None: none is wanted."
-    options = plain(config.logger)
+    options, job = plain(config.logger), HydraConfig.get() if HydraConfig.initialized() else None
+    if options["group"] is None and job is not None and job.mode == RunMode.MULTIRUN:
+        options["group"] = Path(job.sweep.dir).name  # the runs of a sweep stand together
     stored = {name: plain(config[name]) for name in ("seed", "model", "dataset", "object", *GROUPS)}
     return WandbLogger(folder, config=stored, **options) if options.pop("enabled") else None
 
@@ -38,6 +42,7 @@ def train(
 ) -> FinishedRun:
     "Trains, evaluates and records one run. Raises ValueError or OSError with one line for what cannot be done."
     groups = {name: plain(config[name]) for name in GROUPS}
+    groups["trainer"].pop("distributed", None)  # where it runs is no property of the run
     resume, allow = bool(config.resume), plain(config.allow)
     facts = dict(allow=allow, resume=resume, progress=config.progress, data=described_data(config))
     options, dataset = RunOptions(seed=config.seed, **groups, **facts), open_dataset(config)
@@ -65,7 +70,8 @@ def run(config: DictConfig) -> float:  # validation mse_rel of the best checkpoi
         check((folder / "checkpoints").is_dir(), "resume", got=config.resume, expected=expected)
         config = with_stored(config, folder, HydraConfig.get().overrides.task)
     done = train(config, folder)
-    print(summary(folder, done.metrics))
+    if joined().first:
+        print(summary(folder, done.metrics))
     if done.signal:
         raise Interrupted(f"{done.message}; go on with resume={folder}", done.signal)
     return done.metrics["best"]["valid"]["mse_rel"]

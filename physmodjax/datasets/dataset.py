@@ -36,6 +36,7 @@ class LoaderOptions:
     window_length: int | None = None  # L, context included; None: whole trajectories, see `Dataset.loader`
     stride: int | None = None  # frames between windows; None: L - I, so that targets tile a trajectory
     validation_batch_size: int | None = None  # trajectories validated at once; None: batch_size
+    part: tuple[int, int] = (0, 1)  # (i, n): what process i of n reads, its examples of a batch and of the validation
 
 # %% ../../nbs/datasets/dataset.ipynb #b8cd1870
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,11 +111,11 @@ class Dataset:
     ) -> Loader:  # its `validation` gives the validation split in order
         "Batches for training. A measured set of fewer trajectories than a batch is cut into windows that fill several."
         size = options.validation_batch_size or options.batch_size
-        validation = lambda: self.ordered("valid", size, options.context)  # noqa: E731
+        validation = lambda: self.ordered("valid", size, options.context, options.part)  # noqa: E731
         return Loader(
             self.splits["train"], batch_size=options.batch_size, seed=options.seed, normaliser=self.normaliser,
             validation=validation, context=options.context, window_length=_window_length(self, options),
-            stride=options.stride, lengths=None if self.lengths is None else self.lengths["train"],
+            stride=options.stride, lengths=None if self.lengths is None else self.lengths["train"], part=options.part,
         )  # fmt: skip
 
     def ordered(
@@ -122,11 +123,12 @@ class Dataset:
         split: str,  # "train", "valid" or "test"
         batch_size: int,  # the last batch may hold fewer
         context: int = 1,  # I, frames a model starts from
+        part: tuple[int, int] = (0, 1),  # (i, n): the i-th of n parts of the trajectories
     ) -> Iterable[Batch]:
         "Whole trajectories of a split, each once, in order."
         check_choice("split", split, SPLITS)
-        lengths = None if self.lengths is None else self.lengths[split]
-        return loader.ordered_batches(self.splits[split], self.normaliser, batch_size, context, lengths=lengths)
+        words = dict(lengths=None if self.lengths is None else self.lengths[split], part=part)
+        return loader.ordered_batches(self.splits[split], self.normaliser, batch_size, context, **words)
 
     def truth(
         self,

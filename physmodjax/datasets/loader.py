@@ -325,15 +325,20 @@ class Loader(ShuffledOrder):
         seed: int,  # seed of the run; the order depends on it alone
         normaliser: Normaliser,  # from the training split
         validation: Callable[[], Iterable[Batch]] | None = None,  # batches of the validation split; None: there is none
+        part: tuple[int, int] = (0, 1),  # (i, n): the i-th of n equal parts of every batch, that of process i
         **options,  # context, window_length, stride, grid, lengths: as in WindowSet
     ):
         self.windows = WindowSet(source, normaliser, **options)
         self.normaliser, self.validation = normaliser, validation
         super().__init__(len(self.windows), batch_size, seed)
+        self.part = part
+        expected = f"a multiple of {part[1]}, one part for each process"
+        check(batch_size % part[1] == 0, "batch_size", got=batch_size, expected=expected)
 
     def batch_at(self, step: int) -> Batch:
-        "Context and target of a global step, from 0; normalised float32."
-        return self.windows.gather(self.items_at(step))
+        "Context and target of a global step, from 0; normalised float32. No example of another part is read."
+        part, n_parts = self.part
+        return self.windows.gather(np.split(self.items_at(step), n_parts)[part])
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -359,9 +364,10 @@ def ordered_batches(
     context: int = 1,  # I, frames a model starts from
     grid: tuple[int, ...] | None = None,  # the grid a model was built for, checked if given
     lengths: np.ndarray | None = None,  # (N,), frames of each trajectory that are not padding; None: all
+    part: tuple[int, int] = (0, 1),  # (i, n): the i-th of n parts of the trajectories, as equal as can be
 ) -> Iterator[Batch]:  # whole trajectories
     "Whole trajectories in order, normalised. Raises ValueError if they do not fit the model."
     check_integer("batch_size", batch_size)
     windows = WindowSet(source, normaliser, context, grid=grid, lengths=lengths)
-    firsts = range(0, len(windows), batch_size)
-    return (windows.gather(range(k, min(k + batch_size, len(windows)))) for k in firsts)
+    first, end = (len(windows) * k // part[1] for k in (part[0], part[0] + 1))
+    return (windows.gather(range(k, min(k + batch_size, end))) for k in range(first, end, batch_size))

@@ -14,6 +14,7 @@ import yaml
 import physmodjax
 
 from ..core.checks import check, check_choice
+from ..core.processes import joined
 from ..datasets.dataset import Dataset
 from ..datasets.generate import DatasetSpec, generate, spec_digest, spec_to_dict
 from ..objects import PRESETS, object_from_words
@@ -86,7 +87,10 @@ def open_data(
     "The data set of a description, made first if it is simulated and missing. Raises ValueError if it cannot be used."
     if "path" in described:
         return _open_measured(described, words, fields)
-    spec = named_spec(described, words)
+    spec, processes = named_spec(described, words), joined()
+    if processes.first:
+        generate(spec, data_dir, progress=progress)
+    processes.agree()  # the others wait, and find it; on a node that does not share the folder they make their own
     return Dataset.open(generate(spec, data_dir, progress=progress), fields=fields or ("displacement",))
 
 

@@ -7,6 +7,7 @@ __all__ = ['log', 'INITIALISE', 'RunOptions', 'describe_model', 'fields_for', 'S
            'check_example']
 
 # %% ../../nbs/experiments/run.ipynb #9578cfd1
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ import optax
 from flax import linen as nn
 
 from ..core.checks import check, check_choice, check_integer, check_positive
+from ..core.processes import joined
 from ..datasets.dataset import Dataset, LoaderOptions
 from ..datasets.generate import DatasetSpec, spec_to_dict
 from ..datasets.loader import Loader
@@ -30,7 +32,7 @@ from ..training.checkpoint import Checkpoints
 from ..training.loop import FitOptions, FitResult, fit
 from ..training.losses import weighted_loss
 from ..training.objective import Objective
-from ..training.optim import make_optimizer
+from ..training.optim import learning_rate_of, make_optimizer
 from ..training.state import TrainState, create_state
 from .build import build_model
 from .data import read_group
@@ -174,7 +176,9 @@ def prepare(
     loader = None
     if not fitted:
         sizes = (trainer["batch_size"], options.seed, model["context"], trainer["window_length"])
-        loader = dataset.loader(LoaderOptions(*sizes, validation_batch_size=options.evaluation["batch_size"]))
+        part = (joined().index, joined().count)
+        words = dict(validation_batch_size=options.evaluation["batch_size"], part=part)
+        loader = dataset.loader(LoaderOptions(*sizes, **words))
     context = dataset.normalised("train", 1)[:, : model["context"]] if loader is None else loader.batch_at(0).context
     state, optimizer = _first_state(network, context, dataset, model, options)
     return Setup(dataset, dict(model), options, network, state, optimizer, loader)
@@ -218,6 +222,7 @@ def _trained(setup: Setup, checkpoints: Checkpoints, started: float, logger) -> 
         setup.optimizer, checkpoints=checkpoints, metadata=setup.metadata(), resume=setup.options.resume,
         logger=None if logger is None else SimpleNamespace(log=logger.log, finish=lambda: None),  # pictures follow
         progress=setup.options.progress, **{key: setup.options.trainer[key] for key in keys},
+        learning_rate=learning_rate_of(**setup.options.optimizer, total_steps=setup.options.trainer["max_steps"]),
     )  # fmt: skip
     loss = weighted_loss(**setup.options.loss)
     result = fit(Objective(setup.network, loss), setup.state, setup.loader, options)
@@ -261,10 +266,22 @@ def _figures_of(setup: Setup, result: FitResult, best: TrainState, trained: Trai
     return {name: {split: e.result() for split, e in each.items()} for name, each in both.items()}, errors
 
 
-def _finish(setup: Setup, result: FitResult, record: Record, checkpoints: Checkpoints, started: float) -> tuple:
-    "Figures, pictures and sounds of a training, written into its folder; and the model."
+class _Best(NamedTuple):
+    "The best parameters of a training."
+
+    state: TrainState
+    model: TrainedModel
+
+
+def _best_of(setup: Setup, result: FitResult, record: Record, checkpoints: Checkpoints) -> _Best:
+    "Reads them; a checkpoint is read by all processes together."
     best, metadata = checkpoints.restore(result.state, "best")
-    trained = TrainedModel.from_metadata(best.variables(), metadata, record.folder, setup.options.allow)
+    return _Best(best, TrainedModel.from_metadata(best.variables(), metadata, record.folder, setup.options.allow))
+
+
+def _finish(setup: Setup, result: FitResult, record: Record, chosen: _Best, started: float) -> tuple:
+    "Figures, pictures and sounds of a training, written into its folder."
+    best, trained = chosen
     metrics, errors = _figures_of(setup, result, best, trained)
     played = _play(trained, setup.dataset, setup.options)
     metrics |= {
@@ -282,7 +299,7 @@ def _finish(setup: Setup, result: FitResult, record: Record, checkpoints: Checkp
     settings = setup.metadata()["settings"]
     page = Page(data=setup.dataset.name, metrics=metrics, figures=figures, sounds=sounds, settings=settings)
     write_page(record, trained, page)
-    return trained, metrics, figures, sounds
+    return metrics, figures, sounds
 
 # %% ../../nbs/experiments/run.ipynb #2b735b3e
 def train(
@@ -293,24 +310,30 @@ def train(
     make_logger: Callable | None = None,  # () -> logger with log, figures, audio, summary, finish; None: no logging
 ) -> FinishedRun:
     "Trains, evaluates and records one run. Raises ValueError or OSError with one line for what cannot be done."
-    started, record = time.perf_counter(), Record(folder)
+    started, record, processes = time.perf_counter(), Record(folder), joined()
     options, description = options or RunOptions(), describe_model(model)
-    if not options.resume:
+    if not options.resume and processes.first:
         record.check_unused()
     setup = prepare(dataset, description, options)
     check_example("evaluation.example", options.evaluation["example"], setup.dataset)
-    if not options.resume:
+    if not options.resume and processes.first:
         record.claim(model=description["name"], dataset=setup.dataset.manifest())
+    processes.agree()  # nobody writes before the folder is claimed
     checkpoints = Checkpoints(record.folder / "checkpoints")
-    logger = None if make_logger is None else make_logger()
+    logger = make_logger() if make_logger is not None and processes.first else None
     result = _trained(setup, checkpoints, started, logger)
-    trained, metrics, figures, sounds = _finish(setup, result, record, checkpoints, started)
+    best = _best_of(setup, result, record, checkpoints)
+    if not processes.first:  # process 0 writes, the others hear what it wrote
+        metrics = json.loads(processes.agree())
+        return FinishedRun(best.model, metrics, record.folder, result.message, result.signal)
+    metrics, figures, sounds = _finish(setup, result, record, best, started)
     if logger is not None:
         logger.figures(figures, metrics["steps"])  # of the best parameters, logged last: steps do not go back
         logger.audio(sounds, metrics["steps"])
         logger.summary({f"{s} {name}": v for s, entry in metrics["best"].items() for name, v in entry.items()})
         logger.finish()
-    return FinishedRun(trained, metrics, record.folder, result.message, result.signal)
+    processes.agree((record.folder / "metrics.json").read_text(encoding="utf-8"))
+    return FinishedRun(best.model, metrics, record.folder, result.message, result.signal)
 
 
 def check_example(name: str, index: int, dataset: Dataset) -> None:

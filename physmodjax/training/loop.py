@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Layout', 'data_layout', 'measure', 'make_statistics', 'recalibrated', 'FitOptions', 'FitResult', 'stop_requests',
-           'Archive', 'log_line', 'how_it_ended', 'Training', 'fit']
+           'Archive', 'log_line', 'progress_bar', 'how_it_ended', 'on_here', 'merged', 'stop_of_any', 'Training', 'fit']
 
 # %% ../../nbs/training/loop.ipynb #c7b80a34
 import contextlib
@@ -16,15 +16,18 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from ..core.checks import check, check_integer
+from ..core.processes import Group, joined
 from ..datasets.batch import Batch
 from ..evaluation.metrics import RelativeError
 from .checkpoint import Checkpoints
@@ -40,37 +43,59 @@ class Layout:
     examples: NamedSharding  # axis 0 spread
     whole: NamedSharding  # the same on every device
 
+    @property
+    def here(self) -> "Layout":
+        "The part of the layout in this process, as if there were no other."
+        if self.whole.is_fully_addressable:
+            return self
+        devices = self.whole.mesh.devices
+        return _layout(devices[[device.process_index == jax.process_index() for device in devices]])
+
     def put(self, batch: Batch) -> Batch:
-        "Batch on the devices. Every process gives the whole batch and keeps its examples."
-        if jax.process_count() == 1:
+        "Batch on the devices. Of several processes, each gives the examples of its own devices."
+        if self.whole.is_fully_addressable:
             return jax.device_put(batch, self.examples)
-        place = lambda a: jax.make_array_from_callback(a.shape, self.examples, lambda part: a[part])  # noqa: E731
-        return jax.tree.map(place, batch)
+        place = partial(jax.make_array_from_process_local_data, self.examples)
+        return jax.tree.map(lambda a: place(np.asarray(a)), batch)
 
     def copy(self, tree):
-        "The same numbers in new arrays, whole on every device; random keys too."
+        "The same numbers in new arrays, whole on every device, those of process 0; random keys too."
 
-        def replicate(leaf):
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                return jax.random.wrap_key_data(replicate(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
-            numbers = np.array(leaf)
-            return jax.make_array_from_callback(numbers.shape, self.whole, lambda part: numbers[part])
+        is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
+        numbers = jax.tree.map(lambda leaf: np.array(jax.random.key_data(leaf) if is_key(leaf) else leaf), tree)
+        if not self.whole.is_fully_addressable:
+            numbers = jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(numbers))
 
-        return jax.tree.map(replicate, tree)
+        def replicate(leaf, numbers):
+            copy = jax.make_array_from_callback(numbers.shape, self.whole, lambda part: numbers[part])
+            return jax.random.wrap_key_data(copy, impl=jax.random.key_impl(leaf)) if is_key(leaf) else copy
+
+        return jax.tree.map(replicate, tree, numbers)
+
+
+def _layout(devices: np.ndarray) -> Layout:
+    mesh = Mesh(devices, ("data",))
+    return Layout(NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec()))
 
 
 def data_layout(
-    batch_size: int,  # examples of a batch
+    batch_size: int,  # examples of a batch, those of all processes together
     devices: Sequence[jax.Device] | None = None,  # devices to use; None: all there are
 ) -> Layout:
-    "Layout over as many devices as divide the batch. Warns if that is not all of them."
+    "Layout over as many devices of each process as divide the batch. Warns if that is not all of them."
     devices = list(jax.devices() if devices is None else devices)
-    n_used = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-    if n_used < len(devices):
-        message = f"{n_used} of {len(devices)} devices are used: they must divide the batch size, {batch_size}"
+    by_process = {device.process_index: [] for device in sorted(devices, key=lambda device: device.process_index)}
+    for device in devices:
+        by_process[device.process_index].append(device)
+    expected = f"a multiple of {len(by_process)}, the processes"
+    check(batch_size % len(by_process) == 0, "batch size", got=batch_size, expected=expected)
+    share, least = batch_size // len(by_process), min(map(len, by_process.values()))
+    n_used = max(n for n in range(1, least + 1) if share % n == 0)
+    used = [device for local in by_process.values() for device in local[:n_used]]
+    if len(used) < len(devices):
+        message = f"{len(used)} of {len(devices)} devices are used: they must divide the batch size, {batch_size}"
         warnings.warn(message, RuntimeWarning, stacklevel=3)
-    mesh = Mesh(np.array(devices[:n_used]), ("data",))
-    return Layout(NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec()))
+    return _layout(np.array(used))
 
 # %% ../../nbs/training/loop.ipynb #5112a532
 def _pad(batch: Batch, size: int) -> Batch:
@@ -142,6 +167,7 @@ class FitOptions:
     metadata: dict = field(default_factory=dict)  # what to save beside the state: the configuration
     resume: bool = False  # whether to go on from the newest checkpoint, if there is one
     logger: object | None = None  # has log(metrics, step); its failures are survived
+    learning_rate: optax.Schedule | None = None  # of the optimiser, to be logged; None: it has none
     progress: bool | None = None  # progress bar on stderr; None: if that is a terminal
     devices: Sequence[jax.Device] | None = None  # None: all there are
 
@@ -251,14 +277,28 @@ class Archive:
         self.last_step = step
 
 # %% ../../nbs/training/loop.ipynb #3613312f
+_log = logging.getLogger(__name__)
+
+
 def log_line(
     out: dict,  # what a step gives beside the state
     frames_per_second: float,
+    rate: dict,  # learning_rate where the optimiser has one
 ) -> dict:  # name -> number
     "Numbers of a step for the logger; the terms of the objective where there are several."
     terms = {f"train/{name}": value for name, value in out["terms"].items()}
     line = {"train/loss": out["loss"], "train/grad_norm": out["grad_norm"], "frames_per_second": frames_per_second}
-    return line | (terms if len(terms) > 1 else {})
+    return line | {f"train/{name}": value for name, value in rate.items()} | (terms if len(terms) > 1 else {})
+
+
+def progress_bar(
+    options: FitOptions,
+    first: int,  # steps done before
+    shown: bool = True,  # whether this is the process that prints
+) -> tqdm:
+    "A bar over the steps on stderr."
+    disable = None if shown and options.progress is None else not (shown and options.progress)
+    return tqdm(total=options.max_steps, initial=first, desc="train", unit="step", disable=disable)
 
 
 def how_it_ended(
@@ -277,10 +317,42 @@ def how_it_ended(
         "diverged": f"the loss or its gradient is not finite at step {step + 1}{saved}; {hint}",
     }[result.reason]
 
+# %% ../../nbs/training/loop.ipynb #1e424c85
+def on_here(
+    layout: Layout,
+    tree,  # arrays that are whole on every device
+):  # the same on the devices of this process alone
+    "What this process can compute with when the others do something else."
+    return tree if layout.whole.is_fully_addressable else layout.here.copy(tree)
+
+
+def merged(
+    error: RelativeError,  # of this process
+    processes: Group,
+) -> RelativeError:  # of all of them
+    "Adds up errors that processes have measured."
+    if processes.count == 1:
+        return error
+    said = np.append(float(error.n_trajectories), np.ravel(error.sums))
+    total = RelativeError()
+    for answer in map(np.frombuffer, processes.gather(said.tobytes())):
+        total = total.merge(RelativeError(answer[1:].reshape(4, -1), int(answer[0])))
+    return total
+
+
+def stop_of_any(
+    stop: list[int],  # signals that this process was sent
+    layout: Layout,
+) -> int:  # number of the signal, 0: none
+    "The signal that a process was sent, for all of them after the same step."
+    number = stop[0] if stop else 0
+    if layout.whole.is_fully_addressable:
+        return number
+    n_here = layout.here.examples.num_devices
+    numbers = jax.make_array_from_process_local_data(layout.examples, np.full(n_here, number, np.int32))
+    return int(jax.jit(jnp.max, out_shardings=layout.whole)(numbers))
+
 # %% ../../nbs/training/loop.ipynb #812103e2
-_log = logging.getLogger(__name__)
-
-
 class Training:
     "One call of fit: the state, what is compiled for it, and what has happened so far."
 
@@ -298,13 +370,14 @@ class Training:
         if options.resume:
             self.archive.resume(self.result)
         self.seconds_before = self.result.history[-1]["seconds"] if self.result.history else 0.0
-        self.first = data.batch_at(self.step)
-        self.layout = layout = data_layout(self.first.size, options.devices)
+        self.first, self.group = data.batch_at(self.step), joined()
+        self.layout = layout = data_layout(self.first.size * self.group.count, options.devices)
         self.result.state = layout.copy(self.result.state)
         step, whole = make_step(objective, options.optimizer, options.average_decay), layout.whole
         self.advance = jax.jit(step, donate_argnums=0, out_shardings=(whole, whole))
-        self.predict, self.statistics = make_predict(objective.model, whole), make_statistics(objective.model, whole)
-        self.logger = GuardedLogger(options.logger if jax.process_index() == 0 else None)
+        self.predict = make_predict(objective.model, layout.here.whole)
+        self.statistics = make_statistics(objective.model, whole)
+        self.logger = GuardedLogger(options.logger if self.group.first else None)
 
     @property
     def step(self) -> int:
@@ -319,6 +392,11 @@ class Training:
         "Batch of a step, on the devices."
         return self.layout.put(self.data.batch_at(step))
 
+    def rate(self, step: int) -> dict:
+        "Learning rate with which a step, counted from 1, was taken; empty where the optimiser has none."
+        schedule = self.options.learning_rate
+        return {} if schedule is None else {"learning_rate": float(schedule(max(0, step - 1)))}
+
     def validate(self) -> None:
         "Adds a row to the history, logs it and calls the hooks."
         result, step, options = self.result, self.step, self.options
@@ -328,15 +406,17 @@ class Training:
         row = {"step": step, "seconds": self.seconds_before + self.seconds(), "loss": self.archive.mean_loss()}
         batches = None if self.data.validation is None else self.data.validation()
         if batches is not None:
-            variables, normaliser = result.state.variables(), self.data.normaliser
-            errors = measure(self.predict, variables, batches, normaliser, self.layout).result()
+            variables, here = on_here(self.layout, result.state.variables()), self.layout.here
+            error = measure(self.predict, variables, batches, self.data.normaliser, here)
+            errors = merged(error, self.group).result()
             row |= errors
             self.logger.log({f"valid/{name}": value for name, value in errors.items()}, step)
             if not math.isfinite(errors["mse_rel"]):
                 message = f"validation at step {step}: mse_rel is {errors['mse_rel']}, it does not count as the best"
                 warnings.warn(message, RuntimeWarning, stacklevel=2)
         result.history.append(row)
-        _log.info("step %d: %s", step, ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "step"))
+        said = {name: value for name, value in (row | self.rate(step)).items() if name != "step"}
+        _log.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in said.items()))
         for hook in self.hooks:
             hook(row, result.state)
 
@@ -361,11 +441,12 @@ class Training:
             self.archive.add_loss(loss)
             bar.update()
             if (n + 1) % options.log_every == 0:
-                self.logger.log(log_line(out, result.frames_per_second), n + 1)
+                self.logger.log(log_line(out, result.frames_per_second, self.rate(n + 1)), n + 1)
                 latest = {k: f"{v:.3g}" for row in result.history[-1:] for k, v in row.items() if k == "mse_rel"}
                 bar.set_postfix(loss=f"{loss:.3g}", **latest, refresh=False)
             self.after_step(n + 1)
-            if stop and n + 1 < options.max_steps:
+            result.signal = stop_of_any(stop, self.layout)
+            if result.signal and n + 1 < options.max_steps:
                 return "interrupted"
         return "finished"
 
@@ -380,16 +461,13 @@ class Training:
     def run(self) -> FitResult:
         "The whole training."
         result, options, first = self.result, self.options, self.step
-        bar = tqdm(
-            total=options.max_steps, initial=first, desc="train", unit="step",
-            disable=None if options.progress is None else not options.progress,
-        )
-        with stop_requests() as stop, bar:
+        with stop_requests() as stop, progress_bar(options, first, shown=self.group.first) as bar:
             result.reason = self.train(stop, bar)
         if result.reason != "diverged" and first < options.max_steps:
             self.archive.save(self.result)
         self.logger.finish()
-        result.signal = stop[0] if result.reason == "interrupted" else 0
+        result.state = on_here(self.layout, result.state)
+        result.signal = result.signal if result.reason == "interrupted" else 0
         result.seconds, result.message = self.seconds(), how_it_ended(result, options, first)
         _log.log(logging.INFO if result.reason == "finished" else logging.WARNING, result.message)
         return result
