@@ -92,6 +92,11 @@ class Dataset:
         sizes = {split: len(source) for split, source in self.splits.items()}
         return facts | {"fields": list(self.names), "trajectories": sizes, "manifest_sha256": _checksum(self.folder)}
 
+    def fingerprint(self) -> str:
+        "A checksum that tells these samples from others: of the list of files and their checksums, or of the samples."
+        names, listed = ",".join(self.names), _checksum(self.folder)
+        return listed and f"{listed[:32]} {names}" or f"{_checksum_of(self.splits)} {names}"
+
     def normalised(
         self,
         split: str,  # "train", "valid" or "test"
@@ -179,6 +184,18 @@ def _checksum(folder: Path | None) -> str | None:
     "That of the list of files in a folder, if there is one."
     listed = None if folder is None else folder / "manifest.json"
     return hashlib.sha256(listed.read_bytes()).hexdigest() if listed is not None and listed.is_file() else None
+
+
+def _checksum_of(splits: Mapping) -> str:
+    "Of every sample in memory; of files that are read bit by bit, of some trajectories."
+    total = hashlib.sha256()
+    for split in SPLITS:
+        source = splits[split]
+        n, whole = len(source), isinstance(source, np.ndarray)
+        total.update(f"{split} {source.shape}".encode())
+        for index in range(n) if whole else sorted({*range(0, n, max(1, n // 16)), n - 1}):
+            total.update(np.ascontiguousarray(source[index, slice(None)]).tobytes())
+    return total.hexdigest()[:32]
 
 
 def _window_length(data: Dataset, options: LoaderOptions) -> int | None:
@@ -333,7 +350,7 @@ def _source(headers: list[Header], names: tuple[str, ...]):
     hdf5.check_memory(f"{headers[0].path.parent}", 4.0 * math.prod(files.shape))
     whole = np.empty(files.shape, np.float32)
     for index in range(len(files)):
-        whole[index] = files[index, slice(None)]
+        whole[index] = files[index, slice(None)]  # refuses numbers that are not finite
     return whole
 
 
@@ -372,13 +389,34 @@ def _open_folder(path: Path, facts: Facts, scene: Scene | None) -> Dataset:
 
 
 def _foreign_scale(root: Path, splits: dict, fields: tuple[Field, ...], rate: float) -> Normaliser:
+    "Shift and scale of somebody's folder: its statistics where the data are too large to measure, and where they fit."
     names = tuple(field.name for field in fields)
     in_memory = isinstance(splits["train"], np.ndarray)
     if not in_memory and (root / "stats.yaml").exists():
-        return loader.load_normaliser(root, names)
+        scale = loader.load_normaliser(root, names)
+        _check_scale(root, scale, splits["train"], names)
+        return scale
     for split, source in splits.items():
         importers.check_trajectories(f"{root}/data/{split}", source, names, rate)
     return measure_scale(str(root), splits["train"], fields)
+
+# %% ../../nbs/datasets/dataset.ipynb #51c0de05
+_SAMPLED = 32  # trajectories from which it is judged whether statistics can be those of a set
+
+
+def _check_scale(root: Path, scale: Normaliser, source, names: tuple[str, ...]) -> None:
+    "Raises DatasetError for statistics that are far from those of some training trajectories."
+    moments = [Moments() for _ in names]
+    for index in sorted({*range(0, len(source), max(1, len(source) // _SAMPLED)), len(source) - 1}):
+        frames = source[index, slice(None)]
+        for channel, moment in enumerate(moments):
+            moment.add(frames[..., channel])
+    for name, moment, mean, std in zip(names, moments, scale.mean, scale.std, strict=True):
+        near = 1 / 3 < std / max(moment.rms, 1e-300) < 3 or 1 / 3 < std / max(moment.std, 1e-300) < 3
+        if not near or abs(mean - moment.mean) > max(3 * std, 3 * moment.std):
+            got = f"mean {mean:.3g} and std {std:.3g} of {name}"
+            problem = f"{got}, but {_SAMPLED} training trajectories have {moment.mean:.3g} and {moment.std:.3g}"
+            raise DatasetError(root / "stats.yaml", problem, "compute the statistics of the files again")
 
 
 def _said_axes(where: Path, axes: dict, facts: Facts, grid: tuple[int, ...]) -> dict:

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['log', 'INITIALISE', 'RunOptions', 'describe_model', 'fields_for', 'Setup', 'prepare', 'FinishedRun', 'train',
-           'check_example']
+           'finished_before', 'check_example']
 
 # %% ../../nbs/experiments/run.ipynb #9578cfd1
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +38,7 @@ from .build import build_model
 from .data import read_group
 from .pictures import Page, run_pictures, run_sounds, write_page
 from .playing import Continuation, play_examples, trust_in
-from .record import Record
+from .record import Record, check_resumable, differences, warn_of_consequences
 from .scoring import score
 from .trained import TrainedModel
 
@@ -149,7 +151,7 @@ class Setup(NamedTuple):
             "dataset": {
                 "name": data.name, "rate": data.rate, "grid": list(data.grid), "horizon": self.horizon,
                 "axes": {name: np.asarray(values).tolist() for name, values in data.axes.items()},
-                "fields": [list(entry) for entry in data.fields],
+                "fields": [list(entry) for entry in data.fields], "samples": data.fingerprint(),
                 "scene": None if data.scene is None else spec_to_dict(DatasetSpec("scene", data.scene)),
             },
             "normalisation": data.normaliser.to_dict(),
@@ -233,6 +235,7 @@ class FinishedRun(NamedTuple):
     folder: Path  # run directory
     message: str  # how it ended
     signal: int = 0  # number of the signal that stopped it; 0: none did
+    before: bool = False  # whether it had ended before it was asked for, and nothing was done
 
 
 _PLAYED = 4  # test trajectories played beyond the horizon
@@ -267,21 +270,22 @@ def _finish(setup: Setup, result: FitResult, record: Record, checkpoints: Checkp
     trained = TrainedModel.from_metadata(best.variables(), metadata, record.folder, setup.options.allow)
     metrics, errors = _figures_of(setup, result, best, trained)
     played = _play(trained, setup.dataset, setup.options)
+    made_with = {name: fact for name, fact in record.read_claim().items() if name != "settings"}
     metrics |= {
         "steps": int(result.state.step), "best_step": int(best.step), "seed": setup.options.seed,
         "reason": result.reason, "n_parameters": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
         "frames_per_second": result.frames_per_second, "seconds_to_first_step": result.seconds_to_first_step,
         "training_seconds": result.seconds, "wall_seconds": time.perf_counter() - started,
-        "trust": trust_in(trained, played), "modes": trained.modes(), "made_with": record.read_claim(),
+        "trust": trust_in(trained, played), "modes": trained.modes(), "made_with": made_with,
     }  # fmt: skip
     figures = run_pictures(trained, played[0], errors, result.history)
     sounds, spectra = run_sounds(trained, played[0], setup.options.audio)
     figures = {name: figure_png(figure) for name, figure in (figures | spectra).items()}  # drawn once for all
-    record.write_metrics(metrics)
     record.write_media(figures, sounds)
     settings = setup.metadata()["settings"]
     page = Page(data=setup.dataset.name, metrics=metrics, figures=figures, sounds=sounds, settings=settings)
     write_page(record, trained, page)
+    record.write_metrics(metrics)  # last: where they are, all else is
     return trained, metrics, figures, sounds
 
 # %% ../../nbs/experiments/run.ipynb #2b735b3e
@@ -293,15 +297,23 @@ def train(
     make_logger: Callable | None = None,  # () -> logger with log, figures, audio, summary, finish; None: no logging
 ) -> FinishedRun:
     "Trains, evaluates and records one run. Raises ValueError or OSError with one line for what cannot be done."
-    started, record = time.perf_counter(), Record(folder)
-    options, description = options or RunOptions(), describe_model(model)
+    record, options, description = Record(folder), options or RunOptions(), describe_model(model)
     if not options.resume:
         record.check_unused()
     setup = prepare(dataset, description, options)
     check_example("evaluation.example", options.evaluation["example"], setup.dataset)
-    if not options.resume:
-        record.claim(model=description["name"], dataset=setup.dataset.manifest())
-    checkpoints = Checkpoints(record.folder / "checkpoints")
+    with record.held() if jax.process_index() == 0 else nullcontext():
+        if options.resume:
+            _check_same_training(setup, record)
+        else:
+            facts = {"dataset": setup.dataset.manifest(), "settings": setup.metadata()["settings"]}
+            record.claim(model=description["name"], **facts)
+        return finished_before(record, options) or _work(setup, record, make_logger)
+
+# %% ../../nbs/experiments/run.ipynb #51c0de03
+def _work(setup: Setup, record: Record, make_logger: Callable | None) -> FinishedRun:
+    "The training and what is made of it, in a folder that is its own."
+    started, checkpoints = time.perf_counter(), Checkpoints(record.folder / "checkpoints")
     logger = None if make_logger is None else make_logger()
     result = _trained(setup, checkpoints, started, logger)
     trained, metrics, figures, sounds = _finish(setup, result, record, checkpoints, started)
@@ -311,6 +323,34 @@ def train(
         logger.summary({f"{s} {name}": v for s, entry in metrics["best"].items() for name, v in entry.items()})
         logger.finish()
     return FinishedRun(trained, metrics, record.folder, result.message, result.signal)
+
+# %% ../../nbs/experiments/run.ipynb #51c0de02
+def finished_before(
+    record: Record,  # of the run
+    options: RunOptions,  # what is asked for now
+) -> FinishedRun | None:
+    "A run that has done all the steps asked for, as it stands in its folder; None if there is something to do."
+    metrics = record.finished(options.trainer["max_steps"]) if options.resume else None
+    if metrics is None:
+        return None
+    model = TrainedModel.open(record.folder, allow=options.allow)
+    message = f"finished before, after {metrics['steps']} steps: nothing to do"
+    log.info(message)
+    return FinishedRun(model, metrics, record.folder, message, before=True)
+
+# %% ../../nbs/experiments/run.ipynb #51c0de01
+def _check_same_training(setup: Setup, record: Record) -> None:
+    "Raises ValueError if what is asked for is not the run in the folder, and says what follows from what may change."
+    folder = record.folder / "checkpoints"
+    if not folder.is_dir() or not Checkpoints(folder, read_only=True).steps:
+        return
+    stored = Checkpoints(folder, read_only=True).read("latest")[1].get("settings") or {}
+    asked = json.loads(json.dumps(setup.metadata()["settings"]))
+    changes = {}
+    for group in (name for name in stored if name in asked and name != "data"):
+        changes |= differences(stored[group], asked[group], group)
+    check_resumable(changes)
+    warn_of_consequences(changes, asked["optimizer"].get("schedule"))
 
 
 def check_example(name: str, index: int, dataset: Dataset) -> None:

@@ -234,6 +234,9 @@ class Archive:
         got, expected = self.normalisation(), metadata.get("normalisation")
         hint = "the data differ from those of the run"
         check(got == expected, "normalisation", got=got, expected=f"{expected} of the checkpoint", hint=hint)
+        got, expected = ((of.get("dataset") or {}).get("samples") for of in (self.metadata, metadata))
+        same = got == expected or None in (got, expected)  # None: nobody took a checksum
+        check(same, "checksum of the data", got=got, expected=f"{expected} of the checkpoint", hint=hint)
         self.data.load_state_dict(metadata["data"])
         result.history, self.last_step = list(metadata["history"]), int(result.state.step)
         self.loss_sum, self.n_losses = metadata.get("running_loss", (0.0, 0))
