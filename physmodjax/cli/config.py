@@ -255,7 +255,7 @@ def _check_folders(arguments: Sequence[str]) -> None:
     "Raises ValueError, before Hydra writes there, for a folder that belongs to a run or a sweep already."
     for kind, _, folder in (match.groups() for match in map(_FOLDER.fullmatch, arguments) if match):
         record, hint = Record(folder), "choose another folder with hydra.sweep.dir="
-        record.check_unused()
+        record.check_unused(f"hydra.{kind}.dir")
         unused = kind == "run" or not (record.folder / "multirun.yaml").exists()
         check(unused, f"folder {folder}", got="multirun.yaml of another sweep", expected="no sweep in it", hint=hint)
 

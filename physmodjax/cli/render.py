@@ -46,8 +46,8 @@ def make_sounds(
     check_choice("quantity", config.quantity, ("displacement", "velocity"))
     out = Path(config.out) if config.out else folder / "pluck.wav"
     check_choice("suffix of out", out.suffix, (".wav", ".flac", ".ogg"))
-    for place in (folder, out.parent.parent if out.parent.name == "media" else out.parent):
-        Record(place).check_unused()
+    Record(folder).check_unused()
+    Record(out.parent.parent if out.parent.name == "media" else out.parent).check_unused("out")
     trained = TrainedModel.open(str(config.run), config.checkpoint, plain(config.allow))
     pickup = place_on(trained.grid, "pickup", plain(config.pickup))
     played = played_motion(config, trained)

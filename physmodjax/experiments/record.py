@@ -166,10 +166,13 @@ class Record:
         "Name of a file that another run has left here, None if there is none."
         return next((name for name in _OF_A_RUN if (self.folder / name).exists()), None)
 
-    def check_unused(self) -> None:
+    def check_unused(
+        self,
+        option: str = "hydra.run.dir",  # with which another folder is chosen
+    ) -> None:
         "Raises ValueError if the folder belongs to a run already."
         name = self.used()
-        hint = "choose another folder with hydra.run.dir=, or go on with that run by resume="
+        hint = f"choose another folder with {option}=, or go on with that run by resume="
         got = f"{name} of another run"
         check(name is None, f"run directory {self.folder}", got=got, expected="no run in it", hint=hint)
 
@@ -215,9 +218,10 @@ class Record:
         try:
             metrics = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
             whole = metrics["reason"] == "finished" and (metrics["steps"] >= max_steps or metrics["steps"] == 0)
+            figures = {name: _numbers(metrics[name]) for name in ("best", "final", "trust")}
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return metrics if whole else None
+        return metrics | figures if whole else None
 
     def read_claim(self) -> dict:
         "What the run was made with; empty where there is no claim, or one that cannot be read."
@@ -246,6 +250,15 @@ class Record:
             atomic_write(self.folder / "media" / f"{name}.png", content)
         for name, content in sounds.items():
             atomic_write(self.folder / "media" / f"{name}.wav", content)
+
+
+def _numbers(value):
+    "Undoes what `_plain` does to numbers that are not finite."
+    if isinstance(value, Mapping):
+        return {name: _numbers(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_numbers(part) for part in value]
+    return math.nan if value is None else value
 
 
 def _plain(value):
