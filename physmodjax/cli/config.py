@@ -210,7 +210,8 @@ def job_label(
     overrides: str,  # what a job of a sweep changes, joined by Hydra
 ) -> str:  # at most 80 characters that every file system takes
     "A name for the folder of a job; its number makes it unique."
-    return re.sub(r"[^\w.,-]+", "-", str(overrides).replace("++", ""))[:80].strip("-.")
+    label = re.sub(r"[^\w.,-]+", "-", str(overrides).replace("++", ""))[:80]
+    return label.encode()[:200].decode(errors="ignore").strip("-.")
 
 
 OmegaConf.register_new_resolver("job_label", job_label, replace=True)
