@@ -76,7 +76,7 @@ def one_line(info, *words):
 
 
 def bytes_of(folder):
-    return {str(p.relative_to(folder)): p.readbytes_of() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 # A small set, to be made by a process of its own

@@ -69,8 +69,8 @@ def test_a_run_that_is_stopped_says_so_everywhere(number, stopping, call, data_d
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_sweep_that_is_stopped_begins_no_other_job(number, stopping, call, data_dir, tmp_path, undrawn):
     stopping(2, number)
-    where = ["hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra:job.num}", "-m"]
-    status, _, err = call("train", *STEPS, f"data_dir={data_dir}", "seed=1,2", *where)
+    where = ["hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra:job.num}"]
+    status, _, err = call("train", "-m", *STEPS, f"data_dir={data_dir}", "seed=1,2", *where)
     assert status == 128 + number and f"interrupted by {number.name}" in err[-1]
     assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["0", "multirun.yaml"]
     assert json.loads((tmp_path / "sweep" / "0" / "metrics.json").read_text())["reason"] == "interrupted"

@@ -52,7 +52,7 @@ def test_a_folder_of_another_sweep_or_run_is_not_swept_into(name, refused, tmp_p
         folder = tmp_path / file.split(".")[0]
         folder.mkdir()
         (folder / file).write_text("{}")
-        line = refused(name, *COMMANDS[name], "-m", "dataset.seed=1,2", f"hydra.sweep.dir={folder}")
+        line = refused(name, "-m", *COMMANDS[name], "dataset.seed=1,2", f"hydra.sweep.dir={folder}")
         assert file in line and "hydra.sweep.dir=" in line and os.listdir(folder) == [file]
 
 
@@ -176,8 +176,8 @@ def test_every_label_of_a_job_is_a_folder(label, tmp_path):
 def test_jobs_of_a_sweep_lie_side_by_side(call, data_dir, tmp_path, undrawn):
     "Options whose values hold slashes, and names that are longer than a file system takes."
     own = [f"dataset.parameters.{name}={value}" for name, value in (("E", "5.1e9"), ("d1", 8e-5), ("d3", 1.3e-5))]
-    arguments = [*STEP, *own, "seed=1,2", f"data_dir={data_dir},{data_dir}/", "hydra.sweep.dir=sweep", "-m"]
-    assert call("train", *arguments)[0] == 0
+    arguments = [*STEP, *own, "seed=1,2", f"data_dir={data_dir},{data_dir}/", "hydra.sweep.dir=sweep"]
+    assert call("train", "-m", *arguments)[0] == 0
     folders = sorted(path for path in (tmp_path / "sweep").iterdir() if path.is_dir())
     assert [folder.name.partition("_")[0] for folder in folders] == ["0", "1", "2", "3"]
     assert all((folder / "metrics.json").exists() for folder in folders)

@@ -50,7 +50,8 @@ def described_data(
     dataset, data_dir = plain(config.dataset), str(Path(str(config.data_dir)).absolute())
     if "path" in dataset:
         dataset["path"] = str(Path(str(dataset["path"])).absolute())
-    return {"dataset": dataset, "object": plain(config.object), "data_dir": data_dir}
+    described = {"dataset": dataset, "object": plain(config.object), "data_dir": data_dir}
+    return described | ({"logger": plain(config.logger)} if "logger" in config else {})
 
 
 def open_dataset(
@@ -122,6 +123,8 @@ def with_stored(
         merged[group] = stored[group]
         for path, (_, value) in changes.items():
             OmegaConf.update(merged, path, value)
+    if isinstance(stored.get("logger"), dict) and not any(within(name, ["logger"]) for name in named):
+        merged.logger = stored["logger"] | {"mode": plain(config.logger).get("mode")}
     if "data_dir" not in named:
         merged.data_dir = _stored_data_dir(stored) or config.data_dir
     return merged

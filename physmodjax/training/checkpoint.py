@@ -41,6 +41,11 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text if len(text) < 160 else '... ' + text[-150:]}"
 
 
+def _not_of_a_failed_save(record: logging.LogRecord) -> bool:
+    "Drops what asyncio says, possibly much later, of tasks that were left behind when a save or a read failed."
+    return "orbax" not in record.getMessage()
+
+
 @contextlib.contextmanager
 def _one_line():
     "Keeps the library below from writing a page to stderr about an error that is raised anyway."
@@ -51,6 +56,7 @@ def _one_line():
         try:
             yield
         except Exception:
+            logging.getLogger("asyncio").addFilter(_not_of_a_failed_save)
             time.sleep(0.5)  # other arrays are still being written, and their threads complain when they end
             raise
         finally:
