@@ -16,7 +16,7 @@ from recordings import bytes_of, motion, one_line, refused_with, well
 from physmodjax.datasets import Dataset, DatasetError, DatasetSpec, TrajectoryFiles, split_headers
 from physmodjax.datasets import generate as generation
 from physmodjax.datasets.loader import write_statistics
-from physmodjax.experiments import RunOptions
+from physmodjax.experiments import RunOptions, train
 
 
 @pytest.fixture(scope="module")
@@ -303,3 +303,18 @@ def test_every_seed_that_is_taken_is_a_seed_of_its_own(spec):
     assert len(keys) == len(seeds)
     seeds += [2**32, 2**32 + 1, 2**63 - 1]
     assert len({spec.with_(seed=seed).scene.draw(0)[0].tobytes() for seed in seeds}) == len(seeds)
+
+
+# Validations that are not finite
+
+
+def test_without_a_finite_validation_there_is_no_best(tmp_path):
+    "A model that leaves the range of numbers: each validation is a warning, and metrics.json names no best step."
+    film = np.random.default_rng(0).normal(size=(10, 12, 5)).astype(np.float32)
+    model = {"network": {"_target_": "physmodjax.models.rnn.RNNModel", "d_model": 4, "n_layers": 0}}
+    options = {"trainer": {"batch_size": 2, "max_steps": 2, "eval_every": 1}, "audio": {"enabled": False}}
+    data = Dataset.from_arrays(film, rate=1e3)
+    data.splits["valid"][0, 3, 2] = np.nan  # as no importer lets it through
+    with pytest.warns(RuntimeWarning, match="mse_rel is nan, it does not count as the best"):
+        done = train(data, model, tmp_path / "run", RunOptions(**options, progress=False))
+    assert done.metrics["best_step"] is None and done.metrics["steps"] == 2

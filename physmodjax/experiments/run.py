@@ -272,7 +272,8 @@ def _finish(setup: Setup, result: FitResult, record: Record, checkpoints: Checkp
     played = _play(trained, setup.dataset, setup.options)
     made_with = {name: fact for name, fact in record.read_claim().items() if name != "settings"}
     metrics |= {
-        "steps": int(result.state.step), "best_step": int(best.step), "seed": setup.options.seed,
+        "steps": int(result.state.step), "seed": setup.options.seed,
+        "best_step": None if result.best is None else int(best.step),  # None: no validation was finite
         "reason": result.reason, "n_parameters": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
         "frames_per_second": result.frames_per_second, "seconds_to_first_step": result.seconds_to_first_step,
         "training_seconds": result.seconds, "wall_seconds": time.perf_counter() - started,
