@@ -474,7 +474,7 @@ def read_trajectories(
 def check_samples(
     path: str | os.PathLike,  # a file of trajectories
 ) -> None:
-    "Reads every field, trajectory by trajectory. Raises DatasetError for the first field that is damaged or not finite."
+    "Reads every field, trajectory by trajectory. Raises DatasetError for the first that is damaged or not finite."
     header = read_header(path)
     with open_file(header.path) as file:
         for field in header.fields:

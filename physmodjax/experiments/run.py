@@ -24,7 +24,7 @@ import optax
 from flax import linen as nn
 
 from ..core.checks import check, check_choice, check_integer, check_positive
-from ..datasets.dataset import Dataset, LoaderOptions
+from ..datasets.dataset import Dataset, LoaderOptions, fingerprint
 from ..datasets.generate import DatasetSpec, spec_to_dict
 from ..datasets.loader import Loader
 from ..evaluation.plots import figure_png
@@ -151,7 +151,7 @@ class Setup(NamedTuple):
             "dataset": {
                 "name": data.name, "rate": data.rate, "grid": list(data.grid), "horizon": self.horizon,
                 "axes": {name: np.asarray(values).tolist() for name, values in data.axes.items()},
-                "fields": [list(entry) for entry in data.fields], "samples": data.fingerprint(),
+                "fields": [list(entry) for entry in data.fields], "samples": fingerprint(data),
                 "scene": None if data.scene is None else spec_to_dict(DatasetSpec("scene", data.scene)),
             },
             "normalisation": data.normaliser.to_dict(),
