@@ -123,6 +123,7 @@ def test_divergence_keeps_the_best_checkpoint(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     result = training_problem.train(Spoilt(13), checkpoints=checkpoints, checkpoint_every=1000)
     assert result.reason == "diverged" and "step 14" in result.message and "\n" not in result.message
+    assert "its batch is not finite either: look at the data" in result.message
     assert checkpoints.steps == [10] and load_variables(tmp_path, "best")[1]["step"] == 10
 
 

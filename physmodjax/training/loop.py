@@ -264,16 +264,21 @@ def log_line(
     return line | (terms if len(terms) > 1 else {})
 
 
+def _is_finite(array) -> bool:
+    return bool(np.isfinite(array).all())
+
+
 def how_it_ended(
     result: FitResult,
     options: FitOptions,
     first: int,  # steps done before
+    data_finite: bool = True,  # whether the batch of the step at which it ended is finite
 ) -> str:
     "One line."
     step, steps = int(result.state.step), [] if options.checkpoints is None else options.checkpoints.steps
     saved, before = f"; checkpoints: {steps}" if steps else "", first >= options.max_steps
     name = signal.Signals(result.signal).name if result.signal else ""
-    hint = "try a lower learning rate"
+    hint = "try a lower learning rate" if data_finite else "its batch is not finite either: look at the data"
     return {
         "finished": f"finished before, after {step} steps: nothing to do" if before else f"finished after {step} steps",
         "interrupted": f"interrupted by {name} after step {step}{saved}",
@@ -393,7 +398,8 @@ class Training:
             self.archive.save(self.result)
         self.logger.finish()
         result.signal = stop[0] if result.reason == "interrupted" else 0
-        result.seconds, result.message = self.seconds(), how_it_ended(result, options, first)
+        finite = result.reason != "diverged" or all(map(_is_finite, jax.tree.leaves(self.data.batch_at(self.step))))
+        result.seconds, result.message = self.seconds(), how_it_ended(result, options, first, finite)
         _log.log(logging.INFO if result.reason == "finished" else logging.WARNING, result.message)
         return result
 
