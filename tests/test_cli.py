@@ -321,10 +321,10 @@ def test_a_membrane_is_played_at_two_positions(data_dir, tmp_path, undrawn):
     train(compose("train", *arguments, f"data_dir={data_dir}"), tmp_path / "run")
     choices = [f"run={tmp_path / 'run'}", "duration=0.05", "pluck.width=0.3"]
     places = ["pluck.position=[0.4,0.6]", "pickup=[0.2,0.3]"]
-    assert all(path.exists() for path in make_sounds(compose("render", *choices, *places), tmp_path).values())
+    assert all(path.exists() for path in make_sounds(compose("render", *choices, *places), tmp_path / "a").values())
     for one in places:
         with pytest.raises(ValueError, match="expected two numbers"):
-            make_sounds(compose("render", *choices, one), tmp_path)
+            make_sounds(compose("render", *choices, one), tmp_path / "b")
 
 
 # Programs of their own

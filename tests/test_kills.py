@@ -144,7 +144,7 @@ def small_disk(folder: Path, size: str):
 
 def pages(share: float, folder: Path) -> str:
     "A part of what a folder takes on a disk, in pages of 4 kB."
-    used = sum(-(-path.stat().st_size // 4096) + 1 for path in folder.rglob("*"))
+    used = sum(-(-path.stat().st_size // 4096) for path in folder.rglob("*") if path.is_file())
     return f"{int(share * 4 * used)}k"
 
 
