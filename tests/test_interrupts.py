@@ -66,7 +66,7 @@ def test_a_run_that_is_stopped_says_so_everywhere(number, stopping, call, data_d
     assert (metrics["reason"], metrics["steps"]) == ("finished", 6)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_sweep_that_is_stopped_begins_no_other_job(number, stopping, call, data_dir, tmp_path, undrawn):
     stopping(2, number)
     where = ["hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra:job.num}"]

@@ -103,6 +103,7 @@ def test_a_finished_run_is_said_to_be_finished_and_stays_as_it_is(arguments, run
     assert contents(run) == before and json.loads((run / "metrics.json").read_text())["frames_per_second"] >= 0
 
 
+@pytest.mark.slow
 def test_a_run_fitted_in_closed_form_stays_as_it_is(trained, call, tmp_path):
     run = shutil.copytree(trained("dmd"), tmp_path / "run")
     before = contents(run)

@@ -76,6 +76,7 @@ def test_sounds_are_not_written_over_those_of_a_run(out, run_dir, tmp_path):
         make_sounds(config, tmp_path / "new")
 
 
+@pytest.mark.slow
 def test_what_was_begun_without_a_claim_can_be_begun_again(call, refused, data_dir, tmp_path, undrawn):
     "A mistake leaves nothing that stands in the way of the same command without it."
     folder = tmp_path / "run"
