@@ -1,4 +1,6 @@
 "Sizes and arguments with which tests run the commands quickly."
+from pathlib import Path
+
 import hydra
 from omegaconf import OmegaConf
 
@@ -25,3 +27,8 @@ def shrink(part) -> None:
             part[name] = min(value, SMALL[name])
         elif name in WIDTHS and OmegaConf.is_list(value):
             part[name] = [min(width, WIDTHS[name]) for width in value]
+
+
+def leftovers(folder: Path) -> list[str]:
+    "Half-written files below a folder."
+    return [str(path) for path in folder.rglob("*") if "tmp" in path.suffix or "orbax-checkpoint-tmp" in path.name]

@@ -21,10 +21,13 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.update(WANDB_MODE="offline", WANDB_ERROR_REPORTING="false", WANDB_SILENT="true", MPLBACKEND="Agg")
 os.environ.pop("HYDRA_FULL_ERROR", None)
 
+import numpy as np  # noqa: E402
+import training_problem  # noqa: E402
 from commands import QUICK, compose, shrink  # noqa: E402
+from recordings import random_fields, write  # noqa: E402
 
 from physmodjax.cli.train import train  # noqa: E402
-from physmodjax.datasets.generate import generate  # noqa: E402
+from physmodjax.datasets.generate import DatasetSpec, generate  # noqa: E402
 from physmodjax.experiments import record, run  # noqa: E402
 from physmodjax.experiments.data import named_spec, read_group  # noqa: E402
 
@@ -94,6 +97,32 @@ def trained(data_dir, tmp_path_factory):
 def run_dir(trained):
     "A run of one step on the tiny string."
     return trained("gru")
+
+
+@pytest.fixture
+def one_file(tmp_path):
+    path = tmp_path / "set.hdf5"
+    fields = random_fields(3)
+    write(path, fields, scalars={"amplitude": np.array([1.0, 2.0, 3.0])}, attributes={"rate": 4000.0})
+    return path, fields
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return DatasetSpec.of(
+        "tiny", rate=8000.0, n_modes=6, n_points=25, n_steps=60, n_trajectories=30, trajectories_per_file=2
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, tmp_path_factory):
+    return generate(tiny, tmp_path_factory.mktemp("data"), progress=False)
+
+
+@pytest.fixture(scope="session")
+def whole():
+    "The training that nothing disturbs."
+    return training_problem.train_apart(max_steps=30)
 
 
 @pytest.fixture

@@ -2,23 +2,13 @@
 import dataclasses
 import json
 import os
-import resource
-import shutil
-import signal
-import subprocess
-import sys
-import time
 import warnings
-from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 
-import h5py
 import hydra
 import numpy as np
 import pytest
-from commands import GRU, QUICK, compose, shrink
-from hydra.core.global_hydra import GlobalHydra
+from commands import GRU, QUICK, compose, leftovers, shrink
 from omegaconf import OmegaConf
 
 from physmodjax.cli.config import CONF, plain
@@ -35,11 +25,6 @@ from physmodjax.training.losses import weighted_loss
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
 MODELS = [name for group, name in OPTIONS if group == "model" and name != "own"]
 DATASETS = [name for group, name in OPTIONS if group == "dataset" and name != "measured"]
-
-
-def leftovers(folder: Path) -> list[str]:
-    "Half-written files below a folder."
-    return [str(path) for path in folder.rglob("*") if "tmp" in path.suffix or "orbax-checkpoint-tmp" in path.name]
 
 
 # Configurations
@@ -171,16 +156,6 @@ def test_steps_told_to_the_logger_do_not_go_back(data_dir, tmp_path, undrawn, mo
     assert metrics["best_step"] < 4 and told == sorted(told) and told[-1] == 4
 
 
-@pytest.mark.parametrize("name", ["train", "generate", "evaluate", "render"])
-def test_folder_of_a_sweep_is_known_before_its_jobs(name):
-    "A launcher reads it when no job is configured yet."
-    GlobalHydra.instance().clear()
-    arguments = ["run=somewhere"] if name in ("evaluate", "render") else []
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose(name, arguments, return_hydra_config=True)
-    assert config.hydra.sweep.dir.startswith("outputs/") and config.hydra.sweep.dir.endswith(f"_{name}")
-
-
 # Mistakes
 
 MISTAKES = {
@@ -263,136 +238,7 @@ def test_an_aliasing_rate_is_a_warning(call, tmp_path, undrawn):
 
 # Data
 
-def spoil(source: Path, data_dir: Path, change) -> Path:
-    "A copy of the tiny set of which one file was changed, and that file."
-    shutil.copytree(source / "tiny", data_dir / "tiny")
-    victim = next((data_dir / "tiny" / "data" / "train").glob("*.hdf5"))
-    change(victim)
-    manifest = data_dir / "tiny" / "manifest.json"
-    entries = json.loads(manifest.read_text())
-    if victim.exists():  # as if the set had come with such a file
-        entries["files"][str(victim.relative_to(data_dir / "tiny"))]["bytes"] = victim.stat().st_size
-    manifest.write_text(json.dumps(entries))
-    return victim
-
-
-def retype(dtype):
-    "A change of the type in which the displacement is stored."
-
-    def change(path):
-        with h5py.File(path, "r+") as file:
-            group = file["t0_fields"]
-            values = group["displacement"][()]
-            del group["displacement"]
-            group["displacement"] = values.astype(dtype)
-
-    return change
-
-
-def other_file(path):
-    with h5py.File(path, "w") as file:
-        file["notes"] = [1, 2, 3]
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
-
-
-DAMAGE = {
-    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "truncated"),
-    "empty": (lambda path: path.write_bytes(b""), "not an HDF5 file"),
-    "foreign": (other_file, "missing"),
-    "text": (lambda path: path.write_text("u = 0"), "not an HDF5 file"),
-    "float64": (retype(np.float64), "got float64, expected float32"),
-    "integers": (retype(np.int32), "got int32, expected float32"),
-    "a byte": (flip, ""),
-}
-
-
-@pytest.mark.parametrize("case", DAMAGE)
-def test_damaged_data_are_named(case, refused, data_dir, tmp_path):
-    change, message = DAMAGE[case]
-    victim = spoil(data_dir, tmp_path / "data", change)
-    line = refused("train", "dataset=tiny", *QUICK, *GRU, "trainer.max_steps=1", "data_dir=data")
-    assert victim.name in line and message in line, line
-    line = refused("generate", "dataset=tiny", "data_dir=data", "verify=true")
-    assert victim.name in line
-    assert not (tmp_path / "out" / "metrics.json").exists()
-
-
-def test_a_missing_file_is_made_again(call, refused, data_dir, tmp_path):
-    victim = spoil(data_dir, tmp_path / "data", lambda path: path.unlink())
-    assert victim.name in refused("generate", "dataset=tiny", "data_dir=data", "verify=true")
-    assert call("generate", "dataset=tiny", "data_dir=data")[0] == 0
-    status, out, err = call("generate", "dataset=tiny", "data_dir=data", "--verify")
-    assert (status, err) == (0, []) and "3 files verified" in out
-
-
 # Disks
-
-def test_a_folder_below_a_file_cannot_be_written(refused, tmp_path):
-    (tmp_path / "file").write_text("")
-    for arguments in (["data_dir=file/data"], ["hydra.run.dir=file/run", "data_dir=data"]):
-        line = refused("generate", "dataset=tiny", *arguments)
-        assert "file" in line and "Not a directory" in line
-    assert (tmp_path / "file").read_text() == ""
-
-
-@contextmanager
-def file_size_limit(n_bytes: int):
-    "Every write beyond so many bytes of a file fails, as on a disk that is full."
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, previous)
-
-
-@contextmanager
-def small_disk(folder: Path, size: str):
-    "A disk of that size; the test is skipped where none can be mounted."
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no right to mount a small disk")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # a log file may still be open
-
-
-def test_data_that_cannot_be_written(refused, call, tmp_path):
-    with file_size_limit(20_000):
-        line = refused("generate", "dataset=tiny", "data_dir=data")
-    assert "could not be written: File too large" in line and ".hdf5" in line
-    assert not leftovers(tmp_path / "data")
-    assert call("generate", "dataset=tiny", "data_dir=data")[0] == 0
-
-
-def test_data_on_a_full_disk(refused, tmp_path):
-    with small_disk(tmp_path / "disk", "64k") as disk:
-        line = refused("generate", "dataset=tiny", f"data_dir={disk}")
-        assert "disk space for tiny: got" in line or "No space left on device" in line and ".hdf5" in line
-        assert not leftovers(disk)
-
-
-def test_checkpoints_on_a_full_disk(refused, data_dir, tmp_path, undrawn):
-    "One line, and nothing that looks like a finished run."
-    with small_disk(tmp_path / "disk", "128k") as disk:
-        sizes = ["model=gru", "model.network.d_model=64", "model.network.n_layers=0"]
-        steps = ["trainer.max_steps=2", "audio.enabled=false"]
-        line = refused(
-            "train", "dataset=tiny", *QUICK, *sizes, *steps, f"data_dir={data_dir}", folder=disk / "run"
-        )
-        assert "checkpoints" in line and "not saved" in line
-        assert not (disk / "run" / "metrics.json").exists()
-        assert not leftovers(disk)
-
 
 # Evaluate and render
 
@@ -439,16 +285,6 @@ def test_evaluate_refuses(arguments, message, refused, run_dir, tmp_path):
     assert not (tmp_path / "out" / "evaluation.json").exists()
 
 
-def test_a_truncated_checkpoint_is_named(refused, run_dir, tmp_path):
-    copy = shutil.copytree(run_dir, tmp_path / "run")
-    files = [path for path in (copy / "checkpoints").rglob("*") if path.is_file() and path.parent.name == "d"]
-    assert files
-    for path in files:
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    for name in ("evaluate", "render"):
-        assert "damaged" in refused(name, f"run={copy}", *(["pluck.width=0.2"] if name == "render" else []))
-
-
 def test_render_writes_both_sounds(call, run_dir, tmp_path):
     arguments = ["pluck.position=0.3", "pluck.width=0.15", "pluck.amplitude=0.05", "pickup=0.8", "duration=0.2"]
     status, out, err = call("render", f"run={run_dir}", *arguments, "out=sounds/pluck.wav")
@@ -485,10 +321,10 @@ def test_a_membrane_is_played_at_two_positions(data_dir, tmp_path, undrawn):
     train(compose("train", *arguments, f"data_dir={data_dir}"), tmp_path / "run")
     choices = [f"run={tmp_path / 'run'}", "duration=0.05", "pluck.width=0.3"]
     places = ["pluck.position=[0.4,0.6]", "pickup=[0.2,0.3]"]
-    assert all(path.exists() for path in make_sounds(compose("render", *choices, *places), tmp_path).values())
+    assert all(path.exists() for path in make_sounds(compose("render", *choices, *places), tmp_path / "a").values())
     for one in places:
         with pytest.raises(ValueError, match="expected two numbers"):
-            make_sounds(compose("render", *choices, one), tmp_path)
+            make_sounds(compose("render", *choices, one), tmp_path / "b")
 
 
 # Programs of their own
@@ -519,24 +355,3 @@ for name, *arguments in {runs!r}:
     assert (done.returncode, last) == (1, "error: duration: got -1, expected a finite number above 0")
 
 
-@pytest.mark.slow
-def test_killed_run_resumes_to_the_same_numbers(call, root, data_dir, tmp_path):
-    steps = ["trainer.max_steps=40", "trainer.eval_every=10", "trainer.checkpoint_every=1", "audio.enabled=false"]
-    arguments = ["dataset=tiny", *QUICK, *GRU, *steps, "model.network.norm=none", f"data_dir={data_dir}"]
-    assert call("train", *arguments, folder=tmp_path / "whole")[0] == 0
-    command = [sys.executable, str(root / "scripts" / "train.py"), *arguments, f"hydra.run.dir={tmp_path / 'cut'}"]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while not any((tmp_path / "cut" / "checkpoints").glob("1[2-9]")):
-            assert child.poll() is None and time.monotonic() < deadline, child.stderr.read()
-            time.sleep(0.01)
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
-    assert not (tmp_path / "cut" / "metrics.json").exists()
-    status, _, err = call("train", *arguments, f"resume={tmp_path / 'cut'}")
-    assert status == 0, err
-    whole, cut = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "cut"))
-    for name in ("best", "final", "steps", "best_step"):
-        assert cut[name] == whole[name]

@@ -1,8 +1,10 @@
 """A training small enough to be killed many times: imported by test_training.py, and run by it as a process"""
 
 import json
+import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -92,6 +94,27 @@ def numbers(result):
     "All parameters, averages and statistics, one after the other."
     leaves = jax.tree.leaves((result.state.params, result.state.average, result.state.batch_stats))
     return [float(x) for leaf in leaves for x in np.ravel(leaf)]
+
+
+def start(n_devices=1, **options):
+    "Process that trains."
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={n_devices}"
+    command = [sys.executable, __file__, json.dumps(options)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def train_apart(n_devices=1, **options):
+    "What a training in a process of its own prints last."
+    child = start(n_devices, **options)
+    out, err = child.communicate(timeout=120)
+    assert child.returncode == 0, err
+    return json.loads(out.splitlines()[-1])
+
+
+def resume(folder):
+    "The rest of a training that another process began."
+    return train(seed=5, checkpoints=Checkpoints(folder / "checkpoints"), resume=True)
 
 
 def main(run=None, max_steps=30, resume=False, full_after=None, pause=0.0, batch_size=8, checkpoint_every=5, host=None):

@@ -9,6 +9,7 @@ __all__ = ['EXPECTED', 'plain', 'described_data', 'open_dataset', 'with_stored',
 # %% ../../nbs/cli/config.ipynb #2e127529
 import contextlib
 import io
+import json
 import logging
 import os
 import re
@@ -34,7 +35,7 @@ from ..core.processes import joined
 from ..datasets.dataset import Dataset
 from ..datasets.generate import is_complete
 from ..experiments.data import CONF, named_spec, open_data
-from ..experiments.record import Record, names_secret
+from ..experiments.record import Record, check_resumable, differences, names_secret, within
 from ..experiments.trained import TrainedModel, check_metadata
 from ..training.checkpoint import Checkpoints
 from .processes import Refused, join_job
@@ -54,7 +55,8 @@ def described_data(
     dataset, data_dir = plain(config.dataset), str(Path(str(config.data_dir)).absolute())
     if "path" in dataset:
         dataset["path"] = str(Path(str(dataset["path"])).absolute())
-    return {"dataset": dataset, "object": plain(config.object), "data_dir": data_dir}
+    described = {"dataset": dataset, "object": plain(config.object), "data_dir": data_dir}
+    return described | ({"logger": plain(config.logger)} if "logger" in config else {})
 
 
 def open_dataset(
@@ -79,54 +81,58 @@ def _data_of(trained: TrainedModel, data_dir: str | None) -> tuple[dict, dict | 
     hint = "name data with dataset= or dataset.path="
     described = source.get("dataset")
     check(isinstance(described, dict), f"data of {trained.folder}", got="no description", expected="one", hint=hint)
-    if data_dir is None and "path" not in described:
-        stored = Path(str(source.get("data_dir")))
-        name = named_spec(described, source.get("object")).name
-        data_dir = str(stored) if stored.is_absolute() and is_complete(stored / name) else None
-    return described, source.get("object"), data_dir or "data"
+    return described, source.get("object"), data_dir or _stored_data_dir(source) or "data"
+
+
+def _stored_data_dir(source: Mapping) -> str | None:
+    "The folder of data sets that a run had, if its set is still there: a run chooses no place to write."
+    stored, described = Path(str(source.get("data_dir"))), source.get("dataset") or {}
+    if "path" in described or not stored.is_absolute():
+        return None
+    return str(stored) if is_complete(stored / named_spec(described, source.get("object")).name) else None
 
 # %% ../../nbs/cli/config.ipynb #71d2edef
-_COUNTS = ("max_steps", "eval_every", "checkpoint_every", "log_every")
-_MAY_CHANGE = (*(f"trainer.{name}" for name in (*_COUNTS, "distributed")), "evaluation", "audio")
 _STORED = ("seed", "model", "trainer", "optimizer", "loss", "dataset", "object", "evaluation", "audio")
 
 
-def _leaves(value, path: str) -> dict:
-    "Values of a nested configuration by dotted path."
-    if not isinstance(value, Mapping) or not value:
-        return {path: value}
-    return {key: leaf for name, part in value.items() for key, leaf in _leaves(part, f"{path}.{name}").items()}
+def _settings_of(folder: Path) -> dict:
+    "What a run was asked for, as its newest checkpoint says or, before there is one, its claim."
+    place = folder / "checkpoints"
+    if place.is_dir() and Checkpoints(place, read_only=True).steps:
+        metadata = Checkpoints(place, read_only=True).read("latest")[1]
+        check_metadata(metadata, folder)
+        return metadata["settings"]
+    settings = Record(folder).read_claim().get("settings")
+    whole = isinstance(settings, dict) and set(_STORED) - {"dataset", "object"} <= set(settings)
+    hint = "train a model first"
+    check(whole, "resume", got=folder, expected="a run directory with checkpoints/ or the claim of a run", hint=hint)
+    check("${" not in json.dumps(settings), f"run.json of {folder}", got="an interpolation", expected="plain values")
+    return settings
 
-
-def _within(path: str, names: Sequence[str]) -> bool:
-    return any(path == name or path.startswith(f"{name}.") for name in names)
-
-
+# %% ../../nbs/cli/config.ipynb #9637b69d
 def with_stored(
     config: DictConfig,  # as composed for this command line
     folder: Path,  # run directory
     arguments: Sequence[str],  # of this command line
 ) -> DictConfig:  # as the run had it, with what this command line names
     "The configuration of a resumed run. Raises ValueError for a change that would make it another run."
-    metadata = Checkpoints(folder / "checkpoints", read_only=True).read("latest")[1]
-    check_metadata(metadata, folder)
-    settings = metadata["settings"]
+    settings = _settings_of(folder)
     stored = {**settings, **(settings.get("data") or {})}
     asked = {**plain(config), **described_data(config)}
     named, merged = [argument.partition("=")[0].lstrip("+~") for argument in arguments], config.copy()
     OmegaConf.set_struct(merged, False)
     for group in (name for name in _STORED if name in stored):
-        was, now = _leaves(stored[group], group), _leaves(asked[group], group)
-        named_here = (path for path in {**was, **now} if _within(path, named))
-        changed = {path: now.get(path) for path in named_here if was.get(path) != now.get(path)}
-        for path, value in changed.items():
-            hint = "start a new run for that, or leave it out"
-            may = _within(path, _MAY_CHANGE)
-            check(may, f"{path} of a resumed run", got=value, expected=was.get(path), hint=hint)
+        changes = differences(stored[group], asked[group], group)
+        changes = {path: change for path, change in changes.items() if within(path, named)}
+        check_resumable(changes)
         merged[group] = stored[group]
-        for path, value in changed.items():
+        for path, (_, value) in changes.items():
             OmegaConf.update(merged, path, value)
     merged.trainer.distributed = config.trainer.distributed  # where it runs now, not where it ran
+    if isinstance(stored.get("logger"), dict) and not any(within(name, ["logger"]) for name in named):
+        merged.logger = stored["logger"] | {"mode": plain(config.logger).get("mode")}
+    if "data_dir" not in named:
+        merged.data_dir = _stored_data_dir(stored) or config.data_dir
     return merged
 
 # %% ../../nbs/cli/config.ipynb #73373bf7
@@ -217,7 +223,8 @@ def job_label(
     "A name for the folder of a job; its number makes it unique. What looks like a secret is left out."
     changes = [change.partition("-") for change in str(overrides).split("_")]
     overrides = "_".join(name if names_secret(name) else name + dash + value for name, dash, value in changes)
-    return re.sub(r"[^\w.,-]+", "-", str(overrides).replace("++", ""))[:80].strip("-.")
+    label = re.sub(r"[^\w.,-]+", "-", overrides.replace("++", ""))[:80]
+    return label.encode()[:200].decode(errors="ignore").strip("-.")
 
 
 OmegaConf.register_new_resolver("job_label", job_label, replace=True)
@@ -343,6 +350,18 @@ def _terminated(number, frame) -> None:
     raise Interrupted("interrupted by SIGTERM", number)
 
 # %% ../../nbs/cli/config.ipynb #32f76cf7
+_FOLDER = re.compile(r"\+*hydra\.(run|sweep)\.dir=(['\"]?)(.*)\2")
+
+
+def _check_folders(arguments: Sequence[str]) -> None:
+    "Raises ValueError, before Hydra writes there, for a folder that belongs to a run or a sweep already."
+    for kind, _, folder in (match.groups() for match in map(_FOLDER.fullmatch, arguments) if match):
+        record, hint = Record(folder), "choose another folder with hydra.sweep.dir="
+        record.check_unused(f"hydra.{kind}.dir")
+        unused = kind == "run" or not (record.folder / "multirun.yaml").exists()
+        check(unused, f"folder {folder}", got="multirun.yaml of another sweep", expected="no sweep in it", hint=hint)
+
+# %% ../../nbs/cli/config.ipynb #67edea5f
 def command(
     task: Callable[[DictConfig], object],  # what to do with the configuration
     config_name: str,  # file in conf/, without .yaml
@@ -366,9 +385,7 @@ def command(
     signal.signal(signal.SIGTERM, _terminated)
     try:
         sys.argv[1:] = with_open_keys(sys.argv[1:])
-        for argument in sys.argv[1:]:
-            if argument.startswith("hydra.run.dir="):
-                Record(argument.partition("=")[2]).check_unused()
+        _check_folders(sys.argv[1:])
         secrets = _secret_values(sys.argv[1:])
         with contextlib.redirect_stderr(_WithoutSecrets(secrets)) if secrets else contextlib.nullcontext():
             entry()

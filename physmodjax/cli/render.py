@@ -16,6 +16,7 @@ from ..core.checks import check, check_choice, check_integer, check_positive
 from ..core.sound import write_sound
 from ..evaluation.trust import trust_line
 from ..experiments.playing import Continuation, Pluck, place_on, play_examples, play_pluck, trust_in
+from ..experiments.record import Record
 from ..experiments.scoring import check_fit
 from ..experiments.trained import TrainedModel
 from .config import command, open_dataset, plain, run_folder
@@ -45,6 +46,8 @@ def make_sounds(
     check_choice("quantity", config.quantity, ("displacement", "velocity"))
     out = Path(config.out) if config.out else folder / "pluck.wav"
     check_choice("suffix of out", out.suffix, (".wav", ".flac", ".ogg"))
+    Record(folder).check_unused()
+    Record(out.parent.parent if out.parent.name == "media" else out.parent).check_unused("out")
     trained = TrainedModel.open(str(config.run), config.checkpoint, plain(config.allow))
     pickup = place_on(trained.grid, "pickup", plain(config.pickup))
     played = played_motion(config, trained)
@@ -52,6 +55,7 @@ def make_sounds(
     got, hint = f"values that are not finite from {finite / trained.rate:.4g} s on", "shorten the duration"
     check(finite == n, "motion of the model", got=got, expected="finite ones", hint=hint)
     whole = len(played.truth) == n
+    Record(folder).claim(run=str(config.run))
     paths = {"model": out} | ({"truth": out.with_name(f"{out.stem}_true{out.suffix}")} if whole else {})
     for path, u in zip(paths.values(), (played.predicted, played.truth), strict=False):
         sound = render(u[..., 0], trained.rate, pickup, config.audio_rate, config.quantity)

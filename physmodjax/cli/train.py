@@ -43,7 +43,7 @@ def train(
     "Trains, evaluates and records one run. Raises ValueError or OSError with one line for what cannot be done."
     groups = {name: plain(config[name]) for name in GROUPS}
     groups["trainer"].pop("distributed", None)  # where it runs is no property of the run
-    resume, allow = bool(config.resume), plain(config.allow)
+    resume, allow = config.resume is not None, plain(config.allow)
     facts = dict(allow=allow, resume=resume, progress=config.progress, data=described_data(config))
     options, dataset = RunOptions(seed=config.seed, **groups, **facts), open_dataset(config)
     return train_model(dataset, plain(config.model), folder, options, lambda: make_logger(config, folder))
@@ -64,13 +64,15 @@ def summary(
 def run(config: DictConfig) -> float:  # validation mse_rel of the best checkpoint, for sweeps
     "The task of scripts/train.py."
     folder = run_folder()
-    if config.resume:
+    if config.resume is not None:
         folder = Path(str(config.resume))
-        expected = "a run directory with checkpoints/"
-        check((folder / "checkpoints").is_dir(), "resume", got=config.resume, expected=expected)
+        named = str(config.resume) != ""
+        check(named, "resume", got="an empty name", expected="a run directory", hint="resume=null starts a new run")
         config = with_stored(config, folder, HydraConfig.get().overrides.task)
     done = train(config, folder)
     if joined().first:
+        if done.before:
+            print(f"{done.message}; trainer.max_steps= asks for more")
         print(summary(folder, done.metrics))
     if done.signal:
         raise Interrupted(f"{done.message}; go on with resume={folder}", done.signal)

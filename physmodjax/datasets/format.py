@@ -105,10 +105,11 @@ def check_frames(
     trajectory: int,  # which one it is
     rate: float | None = None,  # Hz, to say the time as well
     hint: str = "remove or repair that trajectory",
+    first: int = 0,  # time sample of the first frame
 ) -> None:
     "Raises DatasetError, naming file, field, trajectory and time sample, unless every number is finite."
     if not np.isfinite(frames).all():
-        sample = int(np.argwhere(~np.isfinite(frames))[0, 0])
+        sample = first + int(np.argwhere(~np.isfinite(frames))[0, 0])
         time = "" if rate is None else f" (t = {sample / rate:.6g} s)"
         where = f"trajectory {trajectory} at time sample {sample}{time}"
         raise DatasetError(path, f"field {field} is not finite in {where}", hint)
@@ -473,12 +474,12 @@ def read_trajectories(
 def check_samples(
     path: str | os.PathLike,  # a file of trajectories
 ) -> None:
-    "Reads every field, trajectory by trajectory. Raises DatasetError naming the file and the first damaged field."
+    "Reads every field, trajectory by trajectory. Raises DatasetError for the first that is damaged or not finite."
     header = read_header(path)
     with open_file(header.path) as file:
         for field in header.fields:
             for index in range(header.n_trajectories):
-                read_field(header, file, field, (index, slice(None)))
+                check_frames(header.path, field, read_field(header, file, field, (index, slice(None))), index)
 
 # %% ../../nbs/datasets/format.ipynb #50b50249
 def read_scalars(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['logger', 'DatasetSpec', 'spec_to_dict', 'spec_from_dict', 'spec_digest', 'Shard', 'split_sizes', 'shards',
-           'trajectory_substeps', 'set_substeps', 'write_shards', 'read_spec', 'check_member', 'check_members',
-           'is_complete', 'generate', 'verify']
+           'trajectory_substeps', 'set_substeps', 'write_shards', 'read_spec', 'check_member', 'check_bytes',
+           'check_members', 'is_complete', 'generate', 'verify']
 
 # %% ../../nbs/datasets/generate.ipynb #2bda033d
 import contextlib
@@ -435,9 +435,36 @@ def check_member(
             raise DatasetError(path, f"is not of this data set: {name}: got {got}, expected {wanted}", hint)
 
 
+def _check_sums(path: Path) -> None:
+    "Raises DatasetError unless n, Σu and Σu² of the samples are those that were stored when the file was made."
+    header = read_header(path)
+    for name in ("displacement", "velocity"):
+        stored = header.attributes.get(f"sums_of_{name}")
+        if stored is not None:
+            u = [hdf5.read_trajectories(path, (name,), k).astype(np.float64) for k in range(header.n_trajectories)]
+            n, total, squares = sum(x.size for x in u), sum(x.sum() for x in u), sum((x**2).sum() for x in u)
+            near = abs(squares - stored[2]) <= 1e-5 * stored[2]
+            near &= abs(total - stored[1]) <= 1e-5 * math.sqrt(n * stored[2]) and n == stored[0]
+            if not near:
+                problem = f"field {name}: samples are not those that it was made with"
+                raise DatasetError(path, problem, "delete this file and generate the set again")
+
+# %% ../../nbs/datasets/generate.ipynb #51c0de08
+def check_bytes(
+    path: str | os.PathLike,  # a file of the set
+    entry: Mapping,  # what the manifest says of it
+) -> None:
+    "Raises DatasetError, naming the field if samples are damaged, unless the file has the checksum in the manifest."
+    if _sha256(Path(path)) != entry.get("sha256"):
+        check_samples(path)
+        problem = "differs from the manifest, though every chunk is whole: it was changed"
+        raise DatasetError(path, problem, "delete this file and generate the set again")
+
+# %% ../../nbs/datasets/generate.ipynb #51c0de04
 def check_members(
     folder: str | os.PathLike,  # folder of a finished data set
     spec: DatasetSpec,  # what it should be
+    checked: bool = False,  # whether the checksums of the files are known to be right
 ) -> None:
     "Raises DatasetError unless the manifest lists the files of this set, and these and the statistics belong to it."
     entries, expected = read_manifest(folder)["files"], {shard.file: shard for shard in shards(spec)}
@@ -447,6 +474,8 @@ def check_members(
     for name, shard in expected.items():
         hdf5.check_size(Path(folder) / name, entries[name])
         check_member(Path(folder) / name, spec, shard)
+        if not checked:
+            check_bytes(Path(folder) / name, entries[name])
     if not check_statistics(folder):  # a manifest of an earlier version has no checksum of them
         path = Path(folder) / "stats.yaml"
         try:
@@ -467,6 +496,7 @@ def _finish(folder: Path, spec: DatasetSpec, made: set[str]) -> None:
         check_member(path, spec, shard)
         if shard.file not in made:
             check_samples(path)
+            _check_sums(path)
         files[shard.file] = {"sha256": _sha256(path), "bytes": path.stat().st_size, "n_trajectories": shard.count}
     atomic_write(folder / "stats.yaml", yaml.safe_dump(_statistics(folder, spec)).encode())
     manifest = {"name": spec.name, "physmodjax_version": __version__, "files": files}
@@ -558,9 +588,9 @@ def verify(
         path = folder / name
         if not path.is_file():
             raise DatasetError(path, "no such file, though the manifest lists it", "generate the set again")
-        if _sha256(path) != entry["sha256"]:
-            check_samples(path)
-            problem = "differs from the manifest outside the samples"
-            raise DatasetError(path, problem, "delete it and generate the set again")
+        check_bytes(path, entry)
+        read_header(path)  # a file that leads elsewhere, or declares more than it holds, is no file of a set
     check_statistics(folder)
+    if (folder / "spec.json").exists():
+        check_members(folder, read_spec(folder), checked=True)
     return len(entries)

@@ -430,6 +430,7 @@ def read_sound(
     "One trajectory. Raises DatasetError if the file cannot be read, ValueError if what was said does not fit it."
     path = Path(path)
     try:
+        open(path, "rb").close()  # the system says why a file cannot be opened; the reader of sounds does not
         with soundfile.SoundFile(path) as file:
             rate, pickups, blocks = float(file.samplerate), file.channels, []
             while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):

@@ -179,8 +179,11 @@ class TrajectoryFiles:
         index, steps = key
         number = int(np.searchsorted(self._offsets, index, side="right")) - 1
         header, local = self.headers[number], int(index - self._offsets[number])
-        file = self._open(number)
-        return np.stack([read_field(header, file, field, (local, steps)) for field in self.fields], axis=-1)
+        file, values = self._open(number), []
+        for field in self.fields:
+            values.append(read_field(header, file, field, (local, steps)))
+            hdf5.check_frames(header.path, field, values[-1], local, first=steps.start or 0)
+        return np.stack(values, axis=-1)
 
     def select(self, fields: Sequence[str]) -> "TrajectoryFiles":
         "The same trajectories with other fields."

@@ -201,6 +201,7 @@ def check_scene(
     check(in_range, "rate", got=repr(scene.rate), expected="a number of Hz from 0.001 to 1e9")
     check_integer("n_steps", scene.n_steps, minimum=2)
     check_integer("seed", scene.seed, minimum=0)
+    check(scene.seed < 2**63, "seed", got=scene.seed, expected="a whole number below 2^63")
     for name in ("n_points", "n_modes"):
         value, axes = getattr(scene, name), scene.object.ndim
         expected = "a number for a string, two for a membrane"

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['log', 'INITIALISE', 'RunOptions', 'describe_model', 'fields_for', 'Setup', 'prepare', 'FinishedRun', 'train',
-           'check_example']
+           'finished_before', 'check_example']
 
 # %% ../../nbs/experiments/run.ipynb #9578cfd1
 import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from flax import linen as nn
 
 from ..core.checks import check, check_choice, check_integer, check_positive
 from ..core.processes import joined
-from ..datasets.dataset import Dataset, LoaderOptions
+from ..datasets.dataset import Dataset, LoaderOptions, fingerprint
 from ..datasets.generate import DatasetSpec, spec_to_dict
 from ..datasets.loader import Loader
 from ..evaluation.plots import figure_png
@@ -38,7 +39,7 @@ from .build import build_model
 from .data import read_group
 from .pictures import Page, run_pictures, run_sounds, write_page
 from .playing import Continuation, play_examples, trust_in
-from .record import Record
+from .record import Record, check_resumable, differences, warn_of_consequences
 from .scoring import score
 from .trained import TrainedModel
 
@@ -151,7 +152,7 @@ class Setup(NamedTuple):
             "dataset": {
                 "name": data.name, "rate": data.rate, "grid": list(data.grid), "horizon": self.horizon,
                 "axes": {name: np.asarray(values).tolist() for name, values in data.axes.items()},
-                "fields": [list(entry) for entry in data.fields],
+                "fields": [list(entry) for entry in data.fields], "samples": fingerprint(data),
                 "scene": None if data.scene is None else spec_to_dict(DatasetSpec("scene", data.scene)),
             },
             "normalisation": data.normaliser.to_dict(),
@@ -238,6 +239,7 @@ class FinishedRun(NamedTuple):
     folder: Path  # run directory
     message: str  # how it ended
     signal: int = 0  # number of the signal that stopped it; 0: none did
+    before: bool = False  # whether it had ended before it was asked for, and nothing was done
 
 
 _PLAYED = 4  # test trajectories played beyond the horizon
@@ -284,21 +286,23 @@ def _finish(setup: Setup, result: FitResult, record: Record, chosen: _Best, star
     best, trained = chosen
     metrics, errors = _figures_of(setup, result, best, trained)
     played = _play(trained, setup.dataset, setup.options)
+    made_with = {name: fact for name, fact in record.read_claim().items() if name != "settings"}
     metrics |= {
-        "steps": int(result.state.step), "best_step": int(best.step), "seed": setup.options.seed,
+        "steps": int(result.state.step), "seed": setup.options.seed,
+        "best_step": None if result.best is None else int(best.step),  # None: no validation was finite
         "reason": result.reason, "n_parameters": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
         "frames_per_second": result.frames_per_second, "seconds_to_first_step": result.seconds_to_first_step,
         "training_seconds": result.seconds, "wall_seconds": time.perf_counter() - started,
-        "trust": trust_in(trained, played), "modes": trained.modes(), "made_with": record.read_claim(),
+        "trust": trust_in(trained, played), "modes": trained.modes(), "made_with": made_with,
     }  # fmt: skip
     figures = run_pictures(trained, played[0], errors, result.history)
     sounds, spectra = run_sounds(trained, played[0], setup.options.audio)
     figures = {name: figure_png(figure) for name, figure in (figures | spectra).items()}  # drawn once for all
-    record.write_metrics(metrics)
     record.write_media(figures, sounds)
     settings = setup.metadata()["settings"]
     page = Page(data=setup.dataset.name, metrics=metrics, figures=figures, sounds=sounds, settings=settings)
     write_page(record, trained, page)
+    record.write_metrics(metrics)  # last: where they are, all else is
     return metrics, figures, sounds
 
 # %% ../../nbs/experiments/run.ipynb #2b735b3e
@@ -310,15 +314,25 @@ def train(
     make_logger: Callable | None = None,  # () -> logger with log, figures, audio, summary, finish; None: no logging
 ) -> FinishedRun:
     "Trains, evaluates and records one run. Raises ValueError or OSError with one line for what cannot be done."
-    started, record, processes = time.perf_counter(), Record(folder), joined()
+    record, processes = Record(folder), joined()
     options, description = options or RunOptions(), describe_model(model)
     if not options.resume and processes.first:
         record.check_unused()
     setup = prepare(dataset, description, options)
     check_example("evaluation.example", options.evaluation["example"], setup.dataset)
-    if not options.resume and processes.first:
-        record.claim(model=description["name"], dataset=setup.dataset.manifest())
-    processes.agree()  # nobody writes before the folder is claimed
+    with record.held() if processes.first else nullcontext():
+        if options.resume:
+            _check_same_training(setup, record)
+        elif processes.first:
+            facts = {"dataset": setup.dataset.manifest(), "settings": setup.metadata()["settings"]}
+            record.claim(model=description["name"], **facts)
+        processes.agree()  # nobody writes before the folder is claimed
+        return finished_before(record, options) or _work(setup, record, make_logger)
+
+# %% ../../nbs/experiments/run.ipynb #c7868801
+def _work(setup: Setup, record: Record, make_logger: Callable | None) -> FinishedRun:
+    "The training and what is made of it, in a folder that is its own."
+    started, processes = time.perf_counter(), joined()
     checkpoints = Checkpoints(record.folder / "checkpoints")
     logger = make_logger() if make_logger is not None and processes.first else None
     result = _trained(setup, checkpoints, started, logger)
@@ -334,6 +348,34 @@ def train(
         logger.finish()
     processes.agree((record.folder / "metrics.json").read_text(encoding="utf-8"))
     return FinishedRun(best.model, metrics, record.folder, result.message, result.signal)
+
+# %% ../../nbs/experiments/run.ipynb #2dff03fd
+def finished_before(
+    record: Record,  # of the run
+    options: RunOptions,  # what is asked for now
+) -> FinishedRun | None:
+    "A run that has done all the steps asked for, as it stands in its folder; None if there is something to do."
+    metrics = record.finished(options.trainer["max_steps"]) if options.resume else None
+    if metrics is None:
+        return None
+    model = TrainedModel.open(record.folder, allow=options.allow)
+    message = f"finished before, after {metrics['steps']} steps: nothing to do"
+    log.info(message)
+    return FinishedRun(model, metrics, record.folder, message, before=True)
+
+# %% ../../nbs/experiments/run.ipynb #9d7f36a0
+def _check_same_training(setup: Setup, record: Record) -> None:
+    "Raises ValueError if what is asked for is not the run in the folder, and says what follows from what may change."
+    folder = record.folder / "checkpoints"
+    if not folder.is_dir() or not Checkpoints(folder, read_only=True).steps:
+        return
+    stored = Checkpoints(folder, read_only=True).read("latest")[1].get("settings") or {}
+    asked = json.loads(json.dumps(setup.metadata()["settings"]))
+    changes = {}
+    for group in (name for name in stored if name in asked and name != "data"):
+        changes |= differences(stored[group], asked[group], group)
+    check_resumable(changes)
+    warn_of_consequences(changes, asked["optimizer"].get("schedule"))
 
 
 def check_example(name: str, index: int, dataset: Dataset) -> None:

@@ -260,6 +260,9 @@ class Archive:
         got, expected = self.normalisation(), metadata.get("normalisation")
         hint = "the data differ from those of the run"
         check(got == expected, "normalisation", got=got, expected=f"{expected} of the checkpoint", hint=hint)
+        got, expected = ((of.get("dataset") or {}).get("samples") for of in (self.metadata, metadata))
+        same = got == expected or None in (got, expected)  # None: nobody took a checksum
+        check(same, "checksum of the data", got=got, expected=f"{expected} of the checkpoint", hint=hint)
         self.data.load_state_dict(metadata["data"])
         result.history, self.last_step = list(metadata["history"]), int(result.state.step)
         self.loss_sum, self.n_losses = metadata.get("running_loss", (0.0, 0))
@@ -301,16 +304,21 @@ def progress_bar(
     return tqdm(total=options.max_steps, initial=first, desc="train", unit="step", disable=disable)
 
 
+def _is_finite(array) -> bool:
+    return bool(np.isfinite(array).all())
+
+
 def how_it_ended(
     result: FitResult,
     options: FitOptions,
     first: int,  # steps done before
+    data_finite: bool = True,  # whether the batch of the step at which it ended is finite
 ) -> str:
     "One line."
     step, steps = int(result.state.step), [] if options.checkpoints is None else options.checkpoints.steps
     saved, before = f"; checkpoints: {steps}" if steps else "", first >= options.max_steps
     name = signal.Signals(result.signal).name if result.signal else ""
-    hint = "try a lower learning rate"
+    hint = "try a lower learning rate" if data_finite else "its batch is not finite either: look at the data"
     return {
         "finished": f"finished before, after {step} steps: nothing to do" if before else f"finished after {step} steps",
         "interrupted": f"interrupted by {name} after step {step}{saved}",
@@ -468,7 +476,8 @@ class Training:
         self.logger.finish()
         result.state = on_here(self.layout, result.state)
         result.signal = result.signal if result.reason == "interrupted" else 0
-        result.seconds, result.message = self.seconds(), how_it_ended(result, options, first)
+        finite = result.reason != "diverged" or all(map(_is_finite, jax.tree.leaves(self.data.batch_at(self.step))))
+        result.seconds, result.message = self.seconds(), how_it_ended(result, options, first, finite)
         _log.log(logging.INFO if result.reason == "finished" else logging.WARNING, result.message)
         return result
 
