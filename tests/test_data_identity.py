@@ -308,7 +308,7 @@ def test_every_seed_that_is_taken_is_a_seed_of_its_own(spec):
 # Validations that are not finite
 
 
-def test_without_a_finite_validation_there_is_no_best(tmp_path):
+def test_without_a_finite_validation_there_is_no_best(tmp_path, undrawn):
     "A model that leaves the range of numbers: each validation is a warning, and metrics.json names no best step."
     film = np.random.default_rng(0).normal(size=(10, 12, 5)).astype(np.float32)
     model = {"network": {"_target_": "physmodjax.models.rnn.RNNModel", "d_model": 4, "n_layers": 0}}

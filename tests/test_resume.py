@@ -209,7 +209,7 @@ def test_what_is_no_run_cannot_be_resumed(case, run, refused):
 
 
 @pytest.mark.parametrize("part", ["train", "valid", "test"])
-def test_data_that_have_changed_are_refused(part, tmp_path):
+def test_data_that_have_changed_are_refused(part, tmp_path, undrawn):
     "Even where the scale of the training split is the same."
     film = np.random.default_rng(0).normal(size=(10, 12, 5)).astype(np.float32)
     model = {"network": {"_target_": "physmodjax.models.rnn.RNNModel", "d_model": 4, "n_layers": 0}}
