@@ -21,6 +21,7 @@ import jax
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
+from jax.errors import JaxRuntimeError
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -28,9 +29,13 @@ from ..core.checks import check, check_choice
 from ..core.files import atomic_write
 from ..core.memory import keep_memory
 from ..datasets.dataset import Dataset
+from ..datasets.format import FIELD_UNITS
 from ..datasets.generate import is_complete
+from ..experiments.build import check_network
 from ..experiments.data import CONF, named_spec, open_data
+from ..experiments.options import check_command
 from ..experiments.record import Record, names_secret
+from ..experiments.run import describe_model
 from ..experiments.trained import TrainedModel, check_metadata
 from ..training.checkpoint import Checkpoints
 
@@ -58,16 +63,28 @@ def open_dataset(
 ) -> Dataset:
     "The data set of a configuration, made first if it is missing. Raises ValueError if it cannot be used."
     described, words = plain(config.get("dataset")), plain(config.get("object"))
-    given = config.get("data_dir")
-    named = isinstance(given, str) or trained is not None and given is None
-    check(named, "data_dir", got=repr(given), expected="a folder")
     data_dir, progress = config.get("data_dir") or "data", config.get("progress")
-    fields = plain(config.model.fields) if trained is None else [field.name for field in trained.fields]
+    if trained is None:
+        fields = _check_model(plain(config.model), described, words, plain(config.allow))
+    else:
+        fields = [field.name for field in trained.fields]
     if described is None:
         described, words, data_dir = _data_of(trained, config.get("data_dir"))
     return open_data(described, data_dir, words, fields, progress)
 
 # %% ../../nbs/cli/config.ipynb #983a0c4e
+def _check_model(model: dict, described: dict, words: dict | None, allow: Sequence[str]) -> list[str] | None:
+    "Fields that a model asks for. Raises ValueError, before data are simulated, if it cannot be built for them."
+    model = describe_model(model)
+    fields = model["fields"]
+    if "path" not in described:
+        for name in fields or ():
+            check_choice("model.fields", name, list(FIELD_UNITS))
+        grid, channels = named_spec(described, words).scene.grid, len(fields or ["displacement"])
+        check_network(model["network"], allow, grid=grid, channels=channels, context=model["context"])
+    return fields
+
+
 def _data_of(trained: TrainedModel, data_dir: str | None) -> tuple[dict, dict | None, str]:
     "Description of a run's data, words on its object, and the folder of data sets to look in."
     source = trained.settings.get("data") or {}
@@ -124,7 +141,7 @@ def with_stored(
     return merged
 
 # %% ../../nbs/cli/config.ipynb #73373bf7
-EXPECTED = (ValueError, OSError, HydraException, OmegaConfBaseException)
+EXPECTED = (ValueError, OSError, MemoryError, JaxRuntimeError, HydraException, OmegaConfBaseException)
 
 
 def _root(error: BaseException) -> BaseException:
@@ -170,7 +187,18 @@ def with_open_keys(
     clash = measured and named and named[-1] != "dataset=measured"
     check(not clash, "data set", got=f"{' '.join(named)} and dataset.path=", expected="one of the two", hint=hint)
     group = ["dataset=measured"] if measured and not named else []
+    for argument in arguments:
+        _check_group(*argument.partition("=")[::2])
     return [f"++{argument}" if _OPEN.match(argument) else argument for argument in arguments] + group
+
+
+_NO_FILE = re.compile(r"|null|true|false|[-+]?(nan|inf|[\d.][\d._]*(e[-+]?\d+)?)|\{.*", re.IGNORECASE)
+
+
+def _check_group(name: str, value: str) -> None:
+    "Raises ValueError where something else than the name of a file is chosen for a group."
+    if (CONF / name).is_dir() and name.isidentifier() and _NO_FILE.fullmatch(value):
+        check_choice(name, value, sorted(path.stem for path in (CONF / name).glob("*.yaml")))
 
 # %% ../../nbs/cli/config.ipynb #10a1b195
 def _secret_values(arguments: Sequence[str], config=None) -> set[str]:
@@ -236,8 +264,9 @@ def _check_devices() -> None:
         check(False, "devices of JAX", got=str(error) or "none", expected=expected, hint=hint)
 
 
-def _enter(task: Callable, config: DictConfig):
+def _enter(task: Callable, config: DictConfig, name: str):
     "Runs a task once Hydra has made its folder."
+    check_command(name, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     _check_devices()
     _clean_hydra_files(run_folder(), _secret_values(sys.argv[1:], OmegaConf.to_container(config)))
     if config.get("allow") and os.getcwd() not in sys.path:
@@ -260,7 +289,7 @@ def command(
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def entry(config: DictConfig):
         try:
-            return _enter(task, config)
+            return _enter(task, config, config_name)
         except EXPECTED as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # Hydra then says which job it was

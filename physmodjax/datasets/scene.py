@@ -172,7 +172,7 @@ def to_tuples(
 
 def _is_number(value) -> bool:
     real = isinstance(value, int | float | np.integer | np.floating)
-    return real and not isinstance(value, bool) and bool(np.isfinite(value))
+    return real and not isinstance(value, bool) and bool(abs(value) <= np.finfo(np.float64).max)
 
 
 def _check_range(name: str, value, lowest: float = -np.inf) -> None:

@@ -1,0 +1,182 @@
+"""Random overrides of known keys with wrong values: each is taken, or refused in one line, within seconds.
+
+An accepted training stops before its first step, and a data set of more than LARGEST numbers before it is simulated:
+what these cost is for those who ask for it. PHYSMODJAX_FUZZ_SEED=7 repeats a sequence, PHYSMODJAX_FUZZ_N sets its
+length, and PHYSMODJAX_FUZZ_LOG names a file that tells what became of each.
+"""
+import os
+import random
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from commands import SMALL, WIDTHS, compose
+from omegaconf import OmegaConf
+
+from physmodjax.datasets import generate
+from physmodjax.experiments import run as experiment
+from physmodjax.experiments.data import CONF
+
+SECONDS, BYTES, LARGEST = 20, 2e9, 1e6
+N = int(os.environ.get("PHYSMODJAX_FUZZ_N", 500))
+LOG = os.environ.get("PHYSMODJAX_FUZZ_LOG")
+SEED = int(os.environ.get("PHYSMODJAX_FUZZ_SEED", random.SystemRandom().randrange(2**31)))
+
+NUMBERS = [
+    "0", "-1", "2", "3", "1.5", "-0.5", "1e300", "-1e300", "1e-300", "nan", "inf", "-inf", "1e9", "1000000000000",
+    "100000000", "-100000000", "18446744073709551616", "0.1", "0x10", "1_000",
+]  # fmt: skip
+WORDS = [
+    "null", "true", "false", "abc", "maybe", "''", "' '", "'Saite ☃ 弦'", "'../elsewhere'", "'a/b'", "'${nothing}'",
+    "'${oc.env:HOME}'", "'???'", "'\\n'", "os.system", "'null'", "'1'", "'[1]'", "-", "'%s'", "'{}'",
+]  # fmt: skip
+NESTS = [
+    "[]", "[0]", "[1,2]", "[-1,0.5]", "[null]", "[abc,1]", "[[1,2],[3]]", "[1e300,1e300]", "[nan,nan]", "[1,2,3,4]",
+    "[x,x]", "[true,false]", "{}", "{a:1}", "{mse:abc}", "{a:{b:[1]}}", "{0:1}", "{_target_:os.system}", "{name:null}",
+]  # fmt: skip
+
+
+def paths(config, before="") -> list[str]:
+    "Dotted names of every entry of a configuration, groups included."
+    found = []
+    for name in config:
+        path = f"{before}{name}"
+        found.append(path)
+        inner = OmegaConf.to_container(config, resolve=False)[name]
+        if isinstance(inner, dict):
+            found += paths(config._get_node(name), f"{path}.")
+    return found
+
+
+def small(config, before="model.network.") -> list[str]:
+    "Arguments that cut a network down to the sizes of these tests."
+    cut = []
+    for name, value in config.items():
+        if OmegaConf.is_dict(value):
+            cut += small(value, f"{before}{name}.")
+        elif name in SMALL and isinstance(value, int):
+            cut.append(f"{before}{name}={min(value, SMALL[name])}")
+        elif name in WIDTHS and OmegaConf.is_list(value):
+            cut.append(f"{before}{name}=[{','.join(str(min(width, WIDTHS[name])) for width in value)}]")
+    return cut
+
+
+def stems(group: str) -> list[str]:
+    "Names of the files of a group."
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def situation(rng: random.Random, run: Path) -> tuple[str, list[str]]:
+    "A command and arguments that it takes, on small data."
+    name = rng.choices(["train", "generate", "evaluate", "render"], [6, 2, 1, 1])[0]
+    if name in ("evaluate", "render"):
+        return name, [f"run={run}"] + (["pluck.width=0.2", "duration=0.05"] if name == "render" else [])
+    data = rng.choice(["tiny", "tiny", "tiny_linear", "tiny_bar", "tiny_membrane"])
+    if name == "generate":
+        return name, [f"dataset={data}"]
+    groups = {group: rng.choice(stems(group)) for group in ("optimizer", "loss", "logger")}
+    model = rng.choice([name for name in stems("model") if name != "own"])
+    arguments = [f"model={model}", f"dataset={data}", *(f"{group}={choice}" for group, choice in groups.items())]
+    config = compose("train", *arguments)
+    initialise = ["model.initialise=random"] if config.model.initialise == "data" else []
+    return name, [*arguments, *small(config.model.network), *initialise, "trainer.batch_size=2", "audio.duration=0.02"]
+
+
+def change(rng: random.Random, name: str, arguments: list[str]) -> str:
+    "A wrong value for a known key, or a key deleted or added."
+    known = [path for path in paths(compose(name, *arguments)) if path not in ("run", "resume", "data_dir")]
+    key = rng.choice([*known, *known, "run", "resume", "data_dir"] if name == "train" else [*known, "data_dir"])
+    value = rng.choice(rng.choices([NUMBERS, WORDS, NESTS], [5, 4, 3])[0])
+    kind = rng.random()
+    if kind < 0.08:
+        return f"~{key}"
+    if kind < 0.14:
+        return f"+{key}.{rng.choice(['foo', 'name', 'x_y', '0'])}={value}"
+    if kind < 0.2:
+        return f"+{key}{rng.choice('sx')}={value}"
+    return f"{rng.choice(['', '', '', '++'])}{key}={value}"
+
+
+class TooSlow(BaseException):
+    "A command that says nothing for too long."
+
+
+@contextmanager
+def limited(seconds: float):
+    "Ends what takes longer."
+
+    def stop(number, frame):
+        raise TooSlow
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def resident(name: str) -> int:
+    "Bytes of memory of this process now (VmRSS), or the most since `forget_peak` (VmHWM)."
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    "Ends accepted commands where their work begins."
+
+    def accepted(*_, **__):
+        raise SystemExit(0)
+
+    substeps = generate.trajectory_substeps
+    size = lambda spec: spec.n_trajectories * spec.scene.n_steps  # noqa: E731
+    few = lambda spec: substeps(spec) if size(spec) < LARGEST else accepted()  # noqa: E731
+    monkeypatch.setattr(experiment, "_trained", accepted)
+    monkeypatch.setattr(generate, "trajectory_substeps", few)
+
+
+def fuzz(seed: int, n: int, call, run_dir: Path, tmp_path: Path) -> list[str]:
+    "What went wrong, one line for each command."
+    rng, wrong, refused = random.Random(seed), [], 0
+    for number in range(n):
+        name, arguments = situation(rng, run_dir)
+        own = [f"data_dir={tmp_path / 'data'}", "progress=false"] if name in ("train", "generate") else []
+        line = [*arguments, *own, change(rng, name, arguments)]
+        status, err = None, []
+        Path("/proc/self/clear_refs").write_text("5")
+        before = resident("VmRSS")
+        try:
+            with limited(SECONDS):
+                status, out, err = call(name, *line, folder=tmp_path / f"out{number}")
+            errors = [text for text in err if text.startswith("error: ")]
+            fine = status == 0 and not errors or status == 1 and len(errors) == 1
+            fine = fine and "Traceback" not in out + "".join(err)
+            told = "" if fine else f"status {status}, {err[-3:]}"
+            refused += status == 1
+        except BaseException as error:  # noqa: BLE001
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            told = f"{type(error).__name__}: {str(error)[:300]}"
+        grown = resident("VmHWM") - before
+        told += f" took {grown / 1e9:.1f} GB" if grown > BYTES else ""
+        if told:
+            wrong.append(f"{name} {' '.join(line)}: {told}")
+        if LOG:
+            with open(LOG, "a", encoding="utf-8") as log:
+                log.write(f"{number} {name} {line[-1]} -> {told or status} {' '.join(err)}\n")
+    print(f"seed {seed}: {n} overrides, {refused} refused, {len(wrong)} wrong")
+    return wrong
+
+
+def test_some_wrong_values_are_one_line(call, brief, run_dir, tmp_path):
+    wrong = fuzz(1, 40, call, run_dir, tmp_path)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.slow
+def test_random_wrong_values_are_one_line(call, brief, run_dir, tmp_path):
+    wrong = fuzz(SEED, N, call, run_dir, tmp_path)
+    assert not wrong, f"PHYSMODJAX_FUZZ_SEED={SEED}\n" + "\n".join(wrong)
