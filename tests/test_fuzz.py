@@ -1,22 +1,24 @@
 """Random overrides of known keys with wrong values: each is taken, or refused in one line, within seconds.
 
-An accepted training stops before its first step, and a data set of more than LARGEST numbers before it is simulated:
-what these cost is for those who ask for it. PHYSMODJAX_FUZZ_SEED=7 repeats a sequence, PHYSMODJAX_FUZZ_N sets its
-length, and PHYSMODJAX_FUZZ_LOG names a file that tells what became of each.
+An accepted training stops before its first step, a data set of more than LARGEST samples before it is simulated, and a
+motion of more than a hundredth of that likewise: what these cost is for those who ask for it.
+PHYSMODJAX_FUZZ_SEED=7 repeats a sequence, PHYSMODJAX_FUZZ_N sets its length, and PHYSMODJAX_FUZZ_LOG names a file that
+tells what became of each.
 """
 import os
 import random
 import signal
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
-from commands import SMALL, WIDTHS, compose
-from omegaconf import OmegaConf
+import yaml
+from commands import SMALL, WIDTHS
 
-from physmodjax.datasets import generate
+from physmodjax.datasets import generate, scene
 from physmodjax.experiments import run as experiment
-from physmodjax.experiments.data import CONF
+from physmodjax.experiments.data import CONF, read_group
 
 SECONDS, BYTES, LARGEST = 20, 2e9, 1e6
 N = int(os.environ.get("PHYSMODJAX_FUZZ_N", 500))
@@ -37,29 +39,35 @@ NESTS = [
 ]  # fmt: skip
 
 
-def paths(config, before="") -> list[str]:
+def paths(part: dict, before: str = "") -> list[str]:
     "Dotted names of every entry of a configuration, groups included."
     found = []
-    for name in config:
-        path = f"{before}{name}"
-        found.append(path)
-        inner = OmegaConf.to_container(config, resolve=False)[name]
-        if isinstance(inner, dict):
-            found += paths(config._get_node(name), f"{path}.")
+    for name, value in part.items():
+        found += [before + name, *(paths(value, f"{before}{name}.") if isinstance(value, dict) else [])]
     return found
 
 
-def small(config, before="model.network.") -> list[str]:
+def small(network: dict, before: str = "model.network.") -> list[str]:
     "Arguments that cut a network down to the sizes of these tests."
     cut = []
-    for name, value in config.items():
-        if OmegaConf.is_dict(value):
+    for name, value in network.items():
+        if isinstance(value, dict):
             cut += small(value, f"{before}{name}.")
         elif name in SMALL and isinstance(value, int):
             cut.append(f"{before}{name}={min(value, SMALL[name])}")
-        elif name in WIDTHS and OmegaConf.is_list(value):
+        elif name in WIDTHS and isinstance(value, list):
             cut.append(f"{before}{name}=[{','.join(str(min(width, WIDTHS[name])) for width in value)}]")
     return cut
+
+
+@cache
+def top(name: str) -> dict:
+    "What stands in the file of a command, and in the groups that it always has."
+    content = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
+    groups = {"object": {"preset": None, "length": 1}, "dataset": {}}
+    if name == "train":
+        groups |= {group: read_group(group, "default") for group in ("trainer", "evaluation", "audio")}
+    return groups | {key: value for key, value in content.items() if key not in ("defaults", "hydra")}
 
 
 def stems(group: str) -> list[str]:
@@ -67,26 +75,27 @@ def stems(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def situation(rng: random.Random, run: Path) -> tuple[str, list[str]]:
-    "A command and arguments that it takes, on small data."
+def situation(rng: random.Random, run: Path) -> tuple[str, list[str], list[str]]:
+    "A command, arguments that it takes, on small data, and the keys it knows then."
     name = rng.choices(["train", "generate", "evaluate", "render"], [6, 2, 1, 1])[0]
     if name in ("evaluate", "render"):
-        return name, [f"run={run}"] + (["pluck.width=0.2", "duration=0.05"] if name == "render" else [])
-    data = rng.choice(["tiny", "tiny", "tiny_linear", "tiny_bar", "tiny_membrane"])
-    if name == "generate":
-        return name, [f"dataset={data}"]
-    groups = {group: rng.choice(stems(group)) for group in ("optimizer", "loss", "logger")}
-    model = rng.choice([name for name in stems("model") if name != "own"])
-    arguments = [f"model={model}", f"dataset={data}", *(f"{group}={choice}" for group, choice in groups.items())]
-    config = compose("train", *arguments)
-    initialise = ["model.initialise=random"] if config.model.initialise == "data" else []
-    return name, [*arguments, *small(config.model.network), *initialise, "trainer.batch_size=2", "audio.duration=0.02"]
+        more = ["pluck.width=0.2", "duration=0.05"] if name == "render" else []
+        return name, [f"run={run}", *more], paths(top(name))
+    choice = {"dataset": rng.choice(["tiny", "tiny", "tiny_linear", "tiny_bar", "tiny_membrane"])}
+    if name == "train":
+        choice |= {group: rng.choice(stems(group)) for group in ("optimizer", "loss", "logger")}
+        choice["model"] = rng.choice([name for name in stems("model") if name != "own"])
+    groups = {group: read_group(group, file) for group, file in choice.items()}
+    arguments = [f"{group}={file}" for group, file in choice.items()]
+    if name == "train":
+        arguments += [*small(groups["model"]["network"]), "trainer.batch_size=2", "audio.duration=0.02"]
+        arguments += ["model.initialise=random"] if groups["model"]["initialise"] == "data" else []
+    return name, arguments, paths(top(name) | groups)
 
 
-def change(rng: random.Random, name: str, arguments: list[str]) -> str:
+def change(rng: random.Random, known: list[str]) -> str:
     "A wrong value for a known key, or a key deleted or added."
-    known = [path for path in paths(compose(name, *arguments)) if path not in ("run", "resume", "data_dir")]
-    key = rng.choice([*known, *known, "run", "resume", "data_dir"] if name == "train" else [*known, "data_dir"])
+    key = rng.choice(known)
     value = rng.choice(rng.choices([NUMBERS, WORDS, NESTS], [5, 4, 3])[0])
     kind = rng.random()
     if kind < 0.08:
@@ -134,6 +143,9 @@ def brief(monkeypatch):
     substeps = generate.trajectory_substeps
     size = lambda spec: spec.n_trajectories * spec.scene.n_steps  # noqa: E731
     few = lambda spec: substeps(spec) if size(spec) < LARGEST else accepted()  # noqa: E731
+    simulate, short = scene.simulate, lambda n_steps: n_steps < LARGEST / 100
+    play = lambda *a, n_steps, **k: simulate(*a, n_steps=n_steps, **k) if short(n_steps) else accepted()  # noqa: E731
+    monkeypatch.setattr(scene, "simulate", play)
     monkeypatch.setattr(experiment, "_trained", accepted)
     monkeypatch.setattr(generate, "trajectory_substeps", few)
 
@@ -142,9 +154,9 @@ def fuzz(seed: int, n: int, call, run_dir: Path, tmp_path: Path) -> list[str]:
     "What went wrong, one line for each command."
     rng, wrong, refused = random.Random(seed), [], 0
     for number in range(n):
-        name, arguments = situation(rng, run_dir)
+        name, arguments, known = situation(rng, run_dir)
         own = [f"data_dir={tmp_path / 'data'}", "progress=false"] if name in ("train", "generate") else []
-        line = [*arguments, *own, change(rng, name, arguments)]
+        line = [*arguments, *own, change(rng, known)]
         status, err = None, []
         Path("/proc/self/clear_refs").write_text("5")
         before = resident("VmRSS")

@@ -409,11 +409,12 @@ def test_networks_that_cannot_be_built(model, key, value):
 
 @pytest.mark.parametrize("name", [path.stem for path in (CONF / "model").glob("*.yaml") if path.stem != "own"])
 @pytest.mark.parametrize("grid", [(51,), (11, 10)], ids=str)
-def test_networks_of_conf_are_counted(name, grid):
+def test_networks_of_conf_are_built(name, grid):
     network = read_group("model", name)["network"]
     if name == "fno" and len(grid) == 2:
         network["n_modes"] = 4
-    assert check_network(network, grid=grid, channels=2, context=2) > 0
+    model = check_network(network, grid=grid, channels=2, context=2)
+    assert (model.grid, model.channels, model.context) == (grid, 2, 2)
 
 
 # What is taken from Python, and what is told in words

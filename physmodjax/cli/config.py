@@ -64,24 +64,22 @@ def open_dataset(
     "The data set of a configuration, made first if it is missing. Raises ValueError if it cannot be used."
     described, words = plain(config.get("dataset")), plain(config.get("object"))
     data_dir, progress = config.get("data_dir") or "data", config.get("progress")
-    if trained is None:
-        fields = _check_model(plain(config.model), described, words, plain(config.allow))
-    else:
-        fields = [field.name for field in trained.fields]
+    fields = _fields_of_model(config) if trained is None else [field.name for field in trained.fields]
     if described is None:
         described, words, data_dir = _data_of(trained, config.get("data_dir"))
     return open_data(described, data_dir, words, fields, progress)
 
 # %% ../../nbs/cli/config.ipynb #983a0c4e
-def _check_model(model: dict, described: dict, words: dict | None, allow: Sequence[str]) -> list[str] | None:
-    "Fields that a model asks for. Raises ValueError, before data are simulated, if it cannot be built for them."
-    model = describe_model(model)
+def _fields_of_model(config: DictConfig) -> list[str] | None:
+    "Fields that the model sees. Raises ValueError, before data are simulated, if it cannot be built for them."
+    model, dataset = describe_model(plain(config.model)), plain(config.dataset)
     fields = model["fields"]
-    if "path" not in described:
+    if "path" not in dataset:
         for name in fields or ():
             check_choice("model.fields", name, list(FIELD_UNITS))
-        grid, channels = named_spec(described, words).scene.grid, len(fields or ["displacement"])
-        check_network(model["network"], allow, grid=grid, channels=channels, context=model["context"])
+        sizes = {"grid": named_spec(dataset, plain(config.object)).scene.grid, "context": model["context"]}
+        sizes |= {"channels": len(fields or ["displacement"]), "batch_size": plain(config.trainer).get("batch_size", 1)}
+        check_network(model["network"], plain(config.allow), **sizes)
     return fields
 
 
@@ -197,7 +195,8 @@ _NO_FILE = re.compile(r"|null|true|false|[-+]?(nan|inf|[\d.][\d._]*(e[-+]?\d+)?)
 
 def _check_group(name: str, value: str) -> None:
     "Raises ValueError where something else than the name of a file is chosen for a group."
-    if (CONF / name).is_dir() and name.isidentifier() and _NO_FILE.fullmatch(value):
+    files = [file.strip() for file in value.removeprefix("[").removesuffix("]").split(",")]
+    if name.isidentifier() and (CONF / name).is_dir() and any(map(_NO_FILE.fullmatch, files)):
         check_choice(name, value, sorted(path.stem for path in (CONF / name).glob("*.yaml")))
 
 # %% ../../nbs/cli/config.ipynb #10a1b195

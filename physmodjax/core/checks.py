@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check', 'check_integer', 'check_positive', 'check_non_negative', 'check_choice', 'by_name', 'check_shape',
-           'check_finite']
+           'check_finite', 'check_real']
 
 # %% ../../nbs/core/checks.ipynb #622d1a82
 from collections.abc import Callable, Mapping
@@ -128,3 +128,21 @@ def check_finite(
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         got = f"{int(bad.sum())} non-finite values, the first at index {first}"
         check(False, name, got=got, expected="finite numbers")
+
+# %% ../../nbs/core/checks.ipynb #e1d5e475
+_KINDS = {"c": "complex numbers", "b": "true and false", "U": "text"}
+
+
+def check_real(
+    name: str,  # what the caller calls it
+    array,  # any shape
+    finite: bool = True,  # whether all have to be finite
+) -> None:
+    "Raises ValueError unless the numbers are real, not complex nor truth values, and finite where they have to be."
+    try:
+        kind = array.dtype.kind if isinstance(array, jax.core.Tracer) else np.asarray(array).dtype.kind
+    except ValueError:  # rows of different lengths
+        kind = "O"
+    check(kind in "iuf", f"kind of {name}", got=_KINDS.get(kind, "no numbers"), expected="real numbers")
+    if finite:
+        check_finite(name, array)

@@ -24,6 +24,7 @@ from ..core.checks import check
 from ..datasets.format import check_memory
 from ..models.batching import batched
 from ..models.model import Model, check_model
+from ..training.state import initialiser
 from .options import check_arguments
 
 # %% ../../nbs/experiments/build.ipynb #210590c9
@@ -131,7 +132,7 @@ def build_model(
     return batched(build.func)(**build.keywords, **sizes)
 
 # %% ../../nbs/experiments/build.ipynb #5c93ef85
-_MISFITS = (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, NotImplementedError, FlaxError)
+_MISFITS = (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, FlaxError)
 _COPIES = 5  # parameters, gradient, two moments and an update
 
 
@@ -142,30 +143,27 @@ def check_network(
     grid: tuple[int, ...],
     channels: int = 1,
     context: int = 1,
-) -> int:  # number of parameters
-    "Raises ValueError for options that build no model on such frames, or one larger than the memory that is free."
+    batch_size: int = 1,
+) -> Model:  # the same for the same description, so that what is compiled for it serves again
+    "The model, tried. Raises ValueError for options that build none, or one larger than the memory that is free."
     try:
         described = json.dumps(network, sort_keys=True)
     except (TypeError, ValueError):
         check(False, "network", got=repr(network), expected="plain data")
-    return _count_parameters(described, tuple(allow), (*grid, channels), context)
+    return _tried_model(described, tuple(allow), (batch_size, context, *grid, channels))
 
 
-@lru_cache(maxsize=16)
-def _count_parameters(described: str, allow: tuple[str, ...], frame: tuple[int, ...], context: int) -> int:
-    network = json.loads(described)
-    *grid, channels = frame
+@lru_cache(maxsize=8)
+def _tried_model(described: str, allow: tuple[str, ...], shape: tuple[int, ...]) -> Model:
+    network, (_, context, *grid, channels) = json.loads(described), shape
     model = build_model(network, allow, grid=tuple(grid), channels=channels, context=context)
-    keys = {name: jax.random.key(0) for name in ("params", "dropout")}
-    x0 = jax.ShapeDtypeStruct((1, context, *frame), jnp.float32)
+    rngs = {name: jax.random.key(0) for name in ("params", "dropout")}
     try:
-        variables = jax.eval_shape(lambda keys, x0: model.init(keys, x0, 2, None), keys, x0)
+        variables = initialiser(model).eval_shape(rngs, jax.ShapeDtypeStruct(shape, jnp.float32), None)
     except _MISFITS as error:
         got = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        hint = "HYDRA_FULL_ERROR=1 shows where"
-        name = network["_target_"].rpartition(".")[2]
-        raise ValueError(f"network: got {got}, expected options that build a {name}; {hint}") from error
+        expected = f"options that build a {network['_target_'].rpartition('.')[2]}"
+        raise ValueError(f"network: got {got}, expected {expected}; HYDRA_FULL_ERROR=1 shows where") from error
     n_parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables))
-    hint = "make it smaller"
-    check_memory(f"training {n_parameters:,} parameters", 4.0 * _COPIES * n_parameters, hint)
-    return n_parameters
+    check_memory(f"training {n_parameters:,} parameters", 4.0 * _COPIES * n_parameters, "make the network smaller")
+    return model

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Count', 'Whole', 'Positive', 'Weight', 'Fraction', 'Place', 'Duration', 'SoundRate', 'Seed', 'Text', 'Folder',
-           'Package', 'Keys', 'Names', 'Window', 'INITIALISE', 'Checkpoint', 'COMMANDS', 'Group', 'spell', 'plain',
-           'checked', 'Trainer', 'Evaluation', 'Audio', 'Spectral', 'Loss', 'Logger', 'TrainOptions',
+           'Package', 'Keys', 'Names', 'Window', 'INITIALISE', 'Checkpoint', 'COMMANDS', 'Size', 'Group', 'spell',
+           'plain', 'checked', 'Trainer', 'Evaluation', 'Audio', 'Spectral', 'Loss', 'Logger', 'TrainOptions',
            'ModelDescription', 'Pluck', 'ObjectWords', 'Measured', 'check_arguments', 'check_optimizer', 'check_loss',
-           'Train', 'Generate', 'Evaluate', 'Render', 'check_command', 'comments', 'key_table']
+           'Train', 'Generate', 'Evaluate', 'Render', 'check_command', 'Stored', 'StoredModel', 'StoredData',
+           'StoredScale', 'StoredSource', 'StoredSettings', 'StoredRow', 'StoredRun', 'comments', 'key_table']
 
 # %% ../../nbs/experiments/options.ipynb #ea338c76
 import inspect
@@ -55,7 +56,7 @@ Names = Annotated[list[Text], Field(min_length=1), AfterValidator(_each_once)]
 class Group(BaseModel):
     "Keys that belong together: these and no others, of exactly these types."
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
 # %% ../../nbs/experiments/options.ipynb #425e5562
 def spell(
@@ -466,6 +467,86 @@ def check_command(
     meant = values.get("dataset") is not None or not said
     hint = "an object belongs to a data set: name one with dataset="
     check(meant, "object", got=", ".join(said), expected="nothing without a data set", hint=hint)
+
+# %% ../../nbs/experiments/options.ipynb #6ec368c8
+class Stored(BaseModel):
+    "Part of the metadata of a checkpoint."
+
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, defer_build=True)
+
+
+Size = Annotated[int, Field(ge=1, lt=10**9)]
+
+
+class StoredModel(Stored):
+    "Which network it is."
+
+    name: Text
+    network: Keys
+    context: Size
+
+
+class StoredData(Stored):
+    "What it was trained on."
+
+    name: Text
+    rate: Annotated[float, Field(ge=1e-9, le=1e15)]
+    grid: Annotated[list[Size], Field(min_length=1, max_length=2)]
+    axes: dict[str, list[float]]
+    fields: Annotated[list[Annotated[list[str], Field(min_length=2, max_length=2)]], Field(min_length=1)]
+    horizon: Size
+    scene: Keys | None
+
+
+class StoredScale(Stored):
+    "Shift and scale of each channel."
+
+    mean: list[float]
+    std: list[Positive]
+
+# %% ../../nbs/experiments/options.ipynb #2f7f029b
+class StoredSource(Stored):
+    "How the data were described."
+
+    dataset: Keys | None = None
+    object: Keys | None = None
+    data_dir: str | None = None
+
+
+class StoredSettings(Stored):
+    "What the training was asked for; the groups are checked where they are used again."
+
+    seed: Seed = 0
+    data: StoredSource | None = None
+    model: Keys = {}
+    trainer: Keys = {}
+    optimizer: Keys = {}
+    loss: Keys = {}
+    evaluation: Keys = {}
+    audio: Keys = {}
+
+
+class StoredRow(Stored):
+    "A validation; losses may be NaN."
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=True)
+    __pydantic_extra__: dict[str, float | None]
+
+    step: Whole
+    seconds: float
+
+
+class StoredRun(Stored):
+    "The metadata of a checkpoint."
+
+    model: StoredModel
+    dataset: StoredData
+    normalisation: StoredScale
+    settings: StoredSettings = StoredSettings()
+    step: Whole = 0
+    history: list[StoredRow] = []
+    data: Keys = {}
+    running_loss: Annotated[list[Any], Field(min_length=2, max_length=2)] = [0.0, 0]
 
 # %% ../../nbs/experiments/options.ipynb #5a8d2a8d
 _COMMENTED = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?P<value>[^#]*)(?:# ?(?P<comment>.*))?$")

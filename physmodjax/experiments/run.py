@@ -32,7 +32,7 @@ from ..training.losses import weighted_loss
 from ..training.objective import Objective
 from ..training.optim import make_optimizer
 from ..training.state import TrainState, create_state
-from .build import build_model, check_network
+from .build import check_network
 from .data import read_group
 from .options import ModelDescription, TrainOptions, check_loss, check_optimizer, checked
 from .pictures import Page, run_pictures, run_sounds, write_page
@@ -138,8 +138,7 @@ def prepare(
     model = describe_model(model)
     dataset, trainer = fields_for(model, dataset), options.trainer
     sizes = {"grid": dataset.grid, "channels": dataset.channels, "context": model["context"]}
-    check_network(model["network"], options.allow, **sizes)
-    network = build_model(model["network"], options.allow, **sizes)
+    network = check_network(model["network"], options.allow, **sizes, batch_size=trainer["batch_size"])
     fitted = model["initialise"] == "closed_form"
     hint = "its parameters take training"
     known = network.closed_form or not fitted

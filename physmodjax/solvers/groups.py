@@ -151,7 +151,7 @@ def resolved_group(
     "The size that will be used. Raises ValueError unless it is a whole number from 1 on."
     if group is None:
         return group_size(problem.system.size, -(-len(problem.q0) // _workers()))
-    check_integer("group", group)
+    check_integer("group", group, maximum=2**31 - 1)
     return group
 
 
