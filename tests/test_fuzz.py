@@ -38,6 +38,8 @@ NESTS = [
     "[x,x]", "[true,false]", "{}", "{a:1}", "{mse:abc}", "{a:{b:[1]}}", "{0:1}", "{_target_:os.system}", "{name:null}",
 ]  # fmt: skip
 
+BROKEN = ["[1", "{a:1", "'x", "a=b", "$x", "${", "\\", "*", "?", "choice(1,2)", "range(1,3)", "glob(*)", "1,2", ""]
+
 
 def paths(part: dict, before: str = "") -> list[str]:
     "Dotted names of every entry of a configuration, groups included."
@@ -96,7 +98,7 @@ def situation(rng: random.Random, run: Path) -> tuple[str, list[str], list[str]]
 def change(rng: random.Random, known: list[str]) -> str:
     "A wrong value for a known key, or a key deleted or added."
     key = rng.choice(known)
-    value = rng.choice(rng.choices([NUMBERS, WORDS, NESTS], [5, 4, 3])[0])
+    value = rng.choice(rng.choices([NUMBERS, WORDS, NESTS, BROKEN], [5, 4, 3, 1])[0])
     kind = rng.random()
     if kind < 0.08:
         return f"~{key}"

@@ -452,7 +452,7 @@ def test_wrong_options_from_python(options, said):
     (schemas.Checkpoint, "one of best, latest or an integer of at least 0 and below 2^31"),
     (bool | None, "true or false or null"),
     (list[int], "a list, each an integer"),
-    (tuple[float, float], "a list of a finite number, then a finite number"),
+    (tuple[float, float], "a list of 2, each a finite number"),
     (schemas.Folder, "the path of a folder"),
     (dict[str, int], "keys and values"),
 ])  # fmt: skip

@@ -9,6 +9,7 @@ __all__ = ['Scene', 'to_tuples', 'check_scene', 'excitation_options']
 import dataclasses
 import inspect
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -176,7 +177,7 @@ def to_tuples(
 
 def _is_number(value) -> bool:
     real = isinstance(value, int | float | np.integer | np.floating)
-    return real and not isinstance(value, bool) and bool(abs(value) <= np.finfo(np.float64).max)
+    return real and not isinstance(value, bool) and bool(abs(value) <= sys.float_info.max)
 
 
 def _check_range(name: str, value, lowest: float = -np.inf) -> None:

@@ -128,7 +128,8 @@ def build_model(
     said = [name for name in sizes if name in build.keywords]
     check(not said, "network", got=", ".join(said), expected="nothing of what follows from the data")
     missing = [name for name in _required(build.func) if name not in {**build.keywords, **sizes}]
-    check(not missing, f"options of {build.func.__name__}", got=f"no {', '.join(missing)}", expected="all that it needs")
+    got = f"no {', '.join(missing)}"
+    check(not missing, f"options of {build.func.__name__}", got=got, expected="all that it needs")
     return batched(build.func)(**build.keywords, **sizes)
 
 # %% ../../nbs/experiments/build.ipynb #5c93ef85

@@ -8,7 +8,8 @@ __all__ = ['Count', 'Whole', 'Positive', 'Weight', 'Fraction', 'Place', 'Duratio
            'plain', 'checked', 'Trainer', 'Evaluation', 'Audio', 'Spectral', 'Loss', 'Logger', 'TrainOptions',
            'ModelDescription', 'Pluck', 'ObjectWords', 'Measured', 'check_arguments', 'check_optimizer', 'check_loss',
            'Train', 'Generate', 'Evaluate', 'Render', 'check_command', 'Stored', 'StoredModel', 'StoredData',
-           'StoredScale', 'StoredSource', 'StoredSettings', 'StoredRow', 'StoredRun', 'comments', 'key_table']
+           'StoredScale', 'StoredSource', 'StoredSettings', 'StoredRow', 'StoredRun', 'comments', 'key_table',
+           'argument_table']
 
 # %% ../../nbs/experiments/options.ipynb #ea338c76
 import inspect
@@ -96,7 +97,8 @@ def _spell_limit(high: float) -> str:
 
 def _spell_list(schema: Mapping) -> str:
     if "prefixItems" in schema:
-        return "a list of " + ", then ".join(spell(part) for part in schema["prefixItems"])
+        parts = [spell(part) for part in schema["prefixItems"]]
+        return f"a list of {len(parts)}, " + (f"each {parts[0]}" if len(set(parts)) == 1 else ", then ".join(parts))
     least, most = schema.get("minItems", 0), schema.get("maxItems")
     count = "" if most is None else f" of {least}" if least == most else f" of {least} to {most}"
     items = schema.get("items") or {}
@@ -170,7 +172,8 @@ def checked(
 
 def _refuse(mistake: dict, spot: _Spot) -> None:
     parts = list(mistake["loc"])
-    unknown = mistake["type"] == "extra_forbidden" and parts.pop()
+    unknown = mistake["type"] == "extra_forbidden"
+    key = parts.pop() if unknown else None
     while parts:
         part = parts.pop(0)
         if spot.choose() and parts:
@@ -179,7 +182,7 @@ def _refuse(mistake: dict, spot: _Spot) -> None:
             break
     if unknown:
         spot.choose()
-        check_choice(f"key of {spot.name}" if spot.name else "key", unknown, list(spot.schema["properties"]))
+        check_choice(f"key of {spot.name}" if spot.name else "key", key, list(spot.schema["properties"]))
     if mistake["type"] == "value_error":
         check(False, spot.name, got=_shown(spot.value), expected=str(mistake["ctx"]["error"]))
     got = _NOTHING if spot.value is _NOTHING else _shown(spot.value)
@@ -572,11 +575,30 @@ def key_table(
     name: str = "",  # of the group
 ) -> str:  # markdown
     "Key, type with range, and meaning of each key of a group."
-    meaning, schema = comments(text), group.model_json_schema()
-    rows = ["| key | takes | meaning |", "|---|---|---|"]
+    schema, kinds = group.model_json_schema(), {}
     for key in schema["properties"]:
-        spot = _Spot(schema, {key: None}, name)
+        spot = _Spot(schema, {key: None}, "")
         spot.below(key)
+        kinds[key] = spell(spot.schema)
+    return _table(kinds, comments(text), name)
+
+
+def argument_table(
+    build: Callable,  # a class
+    text: str,  # of the YAML file that holds its options
+    name: str,  # of the group
+    before: str = "",  # where in the file they stand, with a dot behind it
+) -> str:  # markdown
+    "The same for the options of a class that stand in a file; their ranges are told by the class."
+    meaning = {key.removeprefix(before): said for key, said in comments(text).items() if key.startswith(before)}
+    known = {key: parameter.annotation for key, parameter in _parameters(build).items() if key in meaning}
+    kinds = {key: "a value" if _adapter(kind) is None else _spelt(kind) for key, kind in known.items()}
+    return _table(kinds, meaning, name)
+
+
+def _table(kinds: Mapping[str, str], meaning: Mapping[str, str], name: str) -> str:
+    rows = ["| key | takes | meaning |", "|---|---|---|"]
+    for key, kind in kinds.items():
         said = meaning.get(key, "").replace("|", "\\|")
-        rows.append(f"| `{spot.name}` | {spell(spot.schema)} | {said} |")
+        rows.append(f"| `{f'{name}.{key}'.lstrip('.')}` | {kind} | {said} |")
     return "\n".join(rows)

@@ -105,7 +105,8 @@ def write_page(
         table[f"mode at {mode['frequency']:.1f} Hz"] = f"T60 {mode['t60']:.3g} s{off}"
     claim = metrics["made_with"]
     made = {name: claim[name] for name in ("date", "commit", "command") if claim.get(name)}
-    made |= claim.get("versions", {})
+    versions = claim.get("versions")
+    made |= versions if isinstance(versions, Mapping) else {}
     listening = f"A pickup at {audio.get('pickup')} of the length, for {audio.get('duration')} s."
     if "true" not in page.sounds:
         listening += " Nobody knows how the recording goes on, so the model is heard alone."

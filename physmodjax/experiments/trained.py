@@ -160,7 +160,7 @@ class TrainedModel:
         kind = "Recording" if self.scene is None else type(self.scene.object).__name__
         return kind.removesuffix("Parameters").lower()
 
-
+# %% ../../nbs/experiments/trained.ipynb #14aa5e3c
 def _check_room(context: np.ndarray, n_steps: int) -> None:
     "Raises ValueError if that many frames do not fit into the memory: normalised, in physical units, and together."
     numbers = len(context) * (context.shape[1] + n_steps) * math.prod(context.shape[2:])

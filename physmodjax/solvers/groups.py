@@ -144,6 +144,9 @@ def group_size(
     return min(fits, 2 ** int(np.ceil(np.log2(max(1, n_trajectories)))))
 
 
+_ALL = 2**31 - 1  # more trajectories than anybody has; larger numbers do not fit where sizes are counted
+
+
 def resolved_group(
     problem: Problem,  # flat
     group: int | None,  # trajectories solved together; None: as is fastest
@@ -151,8 +154,8 @@ def resolved_group(
     "The size that will be used. Raises ValueError unless it is a whole number from 1 on."
     if group is None:
         return group_size(problem.system.size, -(-len(problem.q0) // _workers()))
-    check_integer("group", group, maximum=2**31 - 1)
-    return group
+    check_integer("group", group)
+    return min(group, _ALL)
 
 
 def _workers():
