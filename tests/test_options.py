@@ -501,7 +501,21 @@ LINES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "said"), LINES, ids=[" ".join(arguments) for arguments, _ in LINES])
+QUICK_LINES = {
+    "trainer.window_length=abc", "optimizer.warmup_steps=null", "+optimizer.foo=1", "model.network=null", "~seed",
+    "loss.weights={mse:abc}", "data_dir=null", "resume=true", "dataset.rate=1e-300", "dataset.n_steps=1000000000000",
+    "audio.audio_rate=100000000", "dataset.n_trajectories=1000000000000", "+trainer.max_step=500", "model=null",
+    "model.network.d_model=1000000000", "object.length=long", "audio.pickup=[0.1,0.2]",
+}  # fmt: skip
+
+
+def told(arguments, said):
+    "One command line of the list; those of a kind that is there already are slow ones."
+    slow = [] if arguments[0] in QUICK_LINES else [pytest.mark.slow]
+    return pytest.param(arguments, said, marks=slow, id=" ".join(arguments))
+
+
+@pytest.mark.parametrize(("arguments", "said"), [told(*line) for line in LINES])
 def test_a_training_says_no_before_anything_is_made(arguments, said, refused, tmp_path):
     keys = [argument.split("=")[0] for argument in arguments]
     own = [argument for argument in [*QUICK, *GRU] if argument.split("=")[0] not in keys]
@@ -521,7 +535,7 @@ def test_a_schedule_that_is_deleted_is_that_of_the_class(call, monkeypatch, data
     assert "schedule" not in seen[0].options.optimizer
 
 
-@pytest.mark.parametrize(("name", "arguments", "said"), [
+OTHERS = [
     ("generate", ["data_dir=null"], "data_dir: got None"),
     ("generate", ["part=3"], "part: got 3"),
     ("generate", ["part=[0,1,2]"], "part: got [0, 1, 2]"),
@@ -547,6 +561,12 @@ def test_a_schedule_that_is_deleted_is_that_of_the_class(call, monkeypatch, data
     ("render", ["run=here", "out=[a]"], "out: got ['a']"),
     ("render", ["run=here", "quantity=speed"], "quantity: got 'speed'"),
     ("render", ["run=here", "~pickup"], "pickup: got nothing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arguments", "said"), [
+    pytest.param(*case, marks=[pytest.mark.slow] if number % 2 else [], id=f"{case[0]} {' '.join(case[1])}")
+    for number, case in enumerate(OTHERS)
 ])  # fmt: skip
 def test_other_commands_say_no_before_anything_is_made(name, arguments, said, refused, tmp_path):
     assert said in refused(name, *(["dataset=tiny", "data_dir=made"] if name == "generate" else []), *arguments)

@@ -169,7 +169,9 @@ def one_line(
         return f"{error.filename or 'file'}: {error.strerror}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type="))]
-    return " ".join(lines) or type(error).__name__
+    text = " ".join(lines) or type(error).__name__
+    key = error.full_key if isinstance(error, OmegaConfBaseException) else None
+    return f"{key}: {text}" if key and key not in text else text
 
 # %% ../../nbs/cli/config.ipynb #6ae9eacb
 _OPEN = re.compile(r"(model\.network|object|dataset\.parameters|optimizer|loss)\.[\w.]+=")
@@ -195,9 +197,12 @@ _NO_FILE = re.compile(r"|null|true|false|[-+]?(nan|inf|[\d.][\d._]*(e[-+]?\d+)?)
 
 def _check_group(name: str, value: str) -> None:
     "Raises ValueError where something else than the name of a file is chosen for a group."
-    files = [file.strip() for file in value.removeprefix("[").removesuffix("]").split(",")]
-    if name.isidentifier() and (CONF / name).is_dir() and any(map(_NO_FILE.fullmatch, files)):
-        check_choice(name, value, sorted(path.stem for path in (CONF / name).glob("*.yaml")))
+    if name.isidentifier() and (CONF / name).is_dir():
+        known = sorted(path.stem for path in (CONF / name).glob("*.yaml"))
+        listed = value.startswith("[")
+        for file in value.removeprefix("[").removesuffix("]").split(","):
+            if listed or _NO_FILE.fullmatch(file.strip()):
+                check_choice(name, file.strip(), known)
 
 # %% ../../nbs/cli/config.ipynb #10a1b195
 def _secret_values(arguments: Sequence[str], config=None) -> set[str]:

@@ -167,7 +167,12 @@ def checked(
     try:
         return group.model_validate(values).model_dump(by_alias=True) | values
     except ValidationError as error:
-        _refuse(error.errors()[0], _Spot(group.model_json_schema(), values, name))
+        _refuse(error.errors()[0], _Spot(_json_schema(group), values, name))
+
+
+@cache
+def _json_schema(group: type[BaseModel]) -> Mapping:
+    return group.model_json_schema()
 
 
 def _refuse(mistake: dict, spot: _Spot) -> None:

@@ -110,8 +110,8 @@ class LBFGS:
     max_linesearch_steps: int = 20  # evaluations of the objective in a line search, at most
 
     def __post_init__(self):
-        check_integer("memory_size", self.memory_size)
-        check_integer("max_linesearch_steps", self.max_linesearch_steps)
+        check_integer("memory_size", self.memory_size, maximum=1000)
+        check_integer("max_linesearch_steps", self.max_linesearch_steps, maximum=1000)
 
     def build(self, params, total_steps: int, recurrent: tuple[str, ...]) -> optax.GradientTransformation:
         "The transformation; the same for all parameters and any number of steps."
