@@ -55,14 +55,28 @@ _SETTINGS = {
 }
 
 
+def _has_cache() -> bool:
+    "Whether there is a place where W&B can keep its own log."
+    home = os.environ.get("HOME")
+    place = os.environ.get("XDG_CACHE_HOME") or (home and os.path.join(home, ".cache"))
+    if not place or not os.path.isabs(place):
+        return False
+    try:
+        os.makedirs(place, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError:
+        return False
+    return True
+
+
 def _prepare_environment(
     own: Path,  # folder of W&B in the run directory
     mode: str,  # "offline" or "online"
 ) -> None:
     "What W&B reads from the environment, and would stumble over."
     os.environ.update(_ENVIRONMENT, WANDB_MODE=mode)
-    if not os.environ.get("HOME") and not os.environ.get("XDG_CACHE_HOME"):
-        os.environ["XDG_CACHE_HOME"] = str(own / "cache")  # its helper prints a page where it finds no place for one
+    if not _has_cache():  # the helper of W&B would print a page
+        os.environ["XDG_CACHE_HOME"] = str(own / "cache")
 
 
 def _import_wandb():
