@@ -97,7 +97,7 @@ TAKES = {
         name=text, network=keys, initialise=lambda v: v in ("data", "random", "closed_form"), context=count,
         fields=either(null, names),
     ),
-    "pluck": dict(position=place, amplitude=number(above=0), width=number(above=0)),
+    "pluck": dict(position=place, amplitude=number(above=0, high=1e6), width=number(above=0, high=100)),
     "train": dict(
         seed=whole(0, 2**32 - 1), resume=either(null, path), progress=either(null, truth), data_dir=path,
         allow=listed(package), loss=keys, optimizer=keys, trainer=keys, evaluation=keys, audio=keys, dataset=keys,

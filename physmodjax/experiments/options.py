@@ -292,8 +292,8 @@ class Pluck(Group):
     "A bell of one's own."
 
     position: Place
-    amplitude: Positive
-    width: Positive
+    amplitude: Annotated[float, Field(gt=0, le=1e6)]
+    width: Annotated[float, Field(gt=0, le=100)]
 
 
 class ObjectWords(Group):
