@@ -204,8 +204,8 @@ def simulate_finite_difference(
     **options,  # nonlinear, boundary, density, tension: see grid_system
 ) -> GridMotion:
     "Conservative theta scheme on a grid. Raises ValueError if the time step is unstable or the motion overflows."
-    check_integer("n_steps", n_steps)
-    check_integer("substeps", substeps)
+    check_integer("n_steps", n_steps, maximum=2**31 - 1)
+    check_integer("substeps", substeps, maximum=2**31 - 1)
     check_positive("rate", rate)
     check_real("theta", theta)
     check(0 <= theta <= 1, "theta", got=theta, expected="a number from 0 to 1")
