@@ -152,8 +152,8 @@ def brief(monkeypatch):
     monkeypatch.setattr(generate, "trajectory_substeps", few)
 
 
-def fuzz(seed: int, n: int, call, run_dir: Path, tmp_path: Path) -> list[str]:
-    "What went wrong, one line for each command."
+def fuzz(seed: int, n: int, call, run_dir: Path, tmp_path: Path) -> tuple[list[str], str]:
+    "What went wrong, one line for each command; and how many there were."
     rng, wrong, refused = random.Random(seed), [], 0
     for number in range(n):
         name, arguments, known = situation(rng, run_dir)
@@ -181,16 +181,17 @@ def fuzz(seed: int, n: int, call, run_dir: Path, tmp_path: Path) -> list[str]:
         if LOG:
             with open(LOG, "a", encoding="utf-8") as log:
                 log.write(f"{number} {name} {line[-1]} -> {told or status} {' '.join(err)}\n")
-    print(f"seed {seed}: {n} overrides, {refused} refused, {len(wrong)} wrong")
-    return wrong
+    return wrong, f"fuzz, seed {seed}: {n} overrides, {refused} refused, {len(wrong)} wrong"
 
 
 def test_some_wrong_values_are_one_line(call, brief, run_dir, tmp_path):
-    wrong = fuzz(1, 40, call, run_dir, tmp_path)
+    wrong, _ = fuzz(1, 40, call, run_dir, tmp_path)
     assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.slow
-def test_random_wrong_values_are_one_line(call, brief, run_dir, tmp_path):
-    wrong = fuzz(SEED, N, call, run_dir, tmp_path)
+def test_random_wrong_values_are_one_line(call, brief, run_dir, tmp_path, capsys):
+    wrong, figures = fuzz(SEED, N, call, run_dir, tmp_path)
+    with capsys.disabled():
+        print(f"\n{figures}")
     assert not wrong, f"PHYSMODJAX_FUZZ_SEED={SEED}\n" + "\n".join(wrong)
