@@ -171,12 +171,12 @@ FORGED = {
     ),
     "an interpolated list": (at("dataset.fields", [["${oc.env:SECRET}", "m"]]), "got an interpolation"),
     "a resolver": (at("dataset.name", "${oc.create:x}"), "got an interpolation"),
-    "no sizes": (at("dataset.grid", None), "sizes in the checkpoint"),
-    "a size of text": (at("model.context", "1; touch written"), "sizes in the checkpoint"),
-    "an absurd grid": (at("dataset.grid", [10**12]), "sizes in the checkpoint"),
-    "a rate that is none": (at("dataset.rate", "fast"), "rate in the checkpoint"),
+    "no sizes": (at("dataset.grid", None), "dataset.grid: got None, expected a list"),
+    "a size of text": (at("model.context", "1; touch written"), "model.context: got '1; touch written'"),
+    "an absurd grid": (at("dataset.grid", [10**12]), "dataset.grid[0]: got 1000000000000"),
+    "a rate that is none": (at("dataset.rate", "fast"), "dataset.rate: got 'fast'"),
     "a scene of another kind": (at("dataset.scene.object", "os.system"), "object: got 'os.system'"),
-    "no scene at all": (at("dataset.scene", [1, 2]), "specification: got list"),
+    "no scene at all": (at("dataset.scene", [1, 2]), "dataset.scene: got [1, 2], expected keys and values"),
     "no model": (at("model", None), "got no model.name"),
 }
 

@@ -263,6 +263,37 @@ def test_no_mode_stops_a_training(tmp_path, mode, warns):
     assert logger.mode == "offline" and len(caught) == warns
 
 
+HOMELESS = PRELUDE + """
+import os
+os.environ.pop('HOME', None) if HOME is None else os.environ.update(HOME=HOME and os.path.abspath(HOME))
+os.environ.pop('XDG_CACHE_HOME', None)
+logger = WandbLogger('run', mode=os.environ['WANDB_MODE']); logger.log({'loss': 1.0}, 1); logger.finish()
+assert logger.mode == 'offline'
+"""
+
+
+@pytest.mark.parametrize(("mode", "home"), [
+    ("", "."), ("offline", None),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+        ("  ", "."), ("dryrun", None), ("offline", ""), ("offline", "/proc"), ("offline", "/etc/hostname"),
+    ]),
+])  # fmt: skip
+def test_what_the_environment_lacks_is_neither_told_nor_missed(mode, home, run_python, tmp_path):
+    "W&B itself stumbles over an empty mode, and its helper prints a page where there is no home."
+    done = run_python("-c", f"HOME = {home!r}\n{HOMELESS}", WANDB_MODE=mode)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert rows(tmp_path / "run")[0]["loss"] == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["shared", "run", "onlin", "3"])
+def test_a_mode_of_somebody_elses_is_one_warning(mode, run_python, tmp_path):
+    done = run_python("-c", f"HOME = '.'\n{HOMELESS}", WANDB_MODE=mode)
+    told = [line for line in done.stderr.splitlines() if "RuntimeWarning" in line]
+    assert done.returncode == 0 and len(told) == 1 and "the run is logged offline" in told[0], done.stderr
+    assert rows(tmp_path / "run")[0]["loss"] == 1.0
+
+
 # Faults of the start
 
 def check_fallback(done, result, tmp_path, message):

@@ -25,6 +25,7 @@ import jax
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
+from jax.errors import JaxRuntimeError
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -33,9 +34,13 @@ from ..core.files import atomic_write
 from ..core.memory import keep_memory
 from ..core.processes import joined
 from ..datasets.dataset import Dataset
+from ..datasets.format import FIELD_UNITS
 from ..datasets.generate import is_complete
+from ..experiments.build import check_network
 from ..experiments.data import CONF, named_spec, open_data
+from ..experiments.options import check_command
 from ..experiments.record import Record, check_resumable, differences, names_secret, within
+from ..experiments.run import describe_model
 from ..experiments.trained import TrainedModel, check_metadata
 from ..training.checkpoint import Checkpoints
 from .processes import Refused, join_job
@@ -65,16 +70,26 @@ def open_dataset(
 ) -> Dataset:
     "The data set of a configuration, made first if it is missing. Raises ValueError if it cannot be used."
     described, words = plain(config.get("dataset")), plain(config.get("object"))
-    given = config.get("data_dir")
-    named = isinstance(given, str) or trained is not None and given is None
-    check(named, "data_dir", got=repr(given), expected="a folder")
     data_dir, progress = config.get("data_dir") or "data", config.get("progress")
-    fields = plain(config.model.fields) if trained is None else [field.name for field in trained.fields]
+    fields = _fields_of_model(config) if trained is None else [field.name for field in trained.fields]
     if described is None:
         described, words, data_dir = _data_of(trained, config.get("data_dir"))
     return open_data(described, data_dir, words, fields, progress)
 
 # %% ../../nbs/cli/config.ipynb #983a0c4e
+def _fields_of_model(config: DictConfig) -> list[str] | None:
+    "Fields that the model sees. Raises ValueError, before data are simulated, if it cannot be built for them."
+    model, dataset = describe_model(plain(config.model)), plain(config.dataset)
+    fields = model["fields"]
+    if "path" not in dataset:
+        for name in fields or ():
+            check_choice("model.fields", name, list(FIELD_UNITS))
+        sizes = {"grid": named_spec(dataset, plain(config.object)).scene.grid, "context": model["context"]}
+        sizes |= {"channels": len(fields or ["displacement"]), "batch_size": plain(config.trainer).get("batch_size", 1)}
+        check_network(model["network"], plain(config.allow), **sizes)
+    return fields
+
+
 def _data_of(trained: TrainedModel, data_dir: str | None) -> tuple[dict, dict | None, str]:
     "Description of a run's data, words on its object, and the folder of data sets to look in."
     source = trained.settings.get("data") or {}
@@ -136,7 +151,7 @@ def with_stored(
     return merged
 
 # %% ../../nbs/cli/config.ipynb #73373bf7
-EXPECTED = (ValueError, OSError, HydraException, OmegaConfBaseException)
+EXPECTED = (ValueError, OSError, MemoryError, JaxRuntimeError, HydraException, OmegaConfBaseException)
 
 
 def _root(error: BaseException) -> BaseException:
@@ -168,7 +183,9 @@ def one_line(
         return f"{error.filename or 'file'}: {error.strerror}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type="))]
-    return (" ".join(lines) or type(error).__name__) + hint
+    text = (" ".join(lines) or type(error).__name__) + hint
+    key = error.full_key if isinstance(error, OmegaConfBaseException) else None
+    return f"{key}: {text}" if key and key not in text else text
 
 # %% ../../nbs/cli/config.ipynb #6ae9eacb
 _OPEN = re.compile(r"(model\.network|object|dataset\.parameters|optimizer|loss)\.[\w.]+=")
@@ -184,7 +201,22 @@ def with_open_keys(
     clash = measured and named and named[-1] != "dataset=measured"
     check(not clash, "data set", got=f"{' '.join(named)} and dataset.path=", expected="one of the two", hint=hint)
     group = ["dataset=measured"] if measured and not named else []
+    for argument in arguments:
+        _check_group(*argument.partition("=")[::2])
     return [f"++{argument}" if _OPEN.match(argument) else argument for argument in arguments] + group
+
+
+_NO_FILE = re.compile(r"|null|true|false|[-+]?(nan|inf|[\d.][\d._]*(e[-+]?\d+)?)|\{.*", re.IGNORECASE)
+
+
+def _check_group(name: str, value: str) -> None:
+    "Raises ValueError where something else than the name of a file is chosen for a group."
+    if name.isidentifier() and (CONF / name).is_dir():
+        known = sorted(path.stem for path in (CONF / name).glob("*.yaml"))
+        listed = value.startswith("[")
+        for file in value.removeprefix("[").removesuffix("]").split(","):
+            if listed or _NO_FILE.fullmatch(file.strip()):
+                check_choice(name, file.strip(), known)
 
 # %% ../../nbs/cli/config.ipynb #10a1b195
 def _secret_values(arguments: Sequence[str], config=None) -> set[str]:
@@ -277,7 +309,7 @@ def _prepare_process() -> None:
     warnings.formatwarning = lambda message, *_, **__: " ".join(str(message).split())  # one line in the log
 
 
-def _enter(task: Callable, config: DictConfig):
+def _enter(task: Callable, config: DictConfig, name: str):
     "Runs a task once Hydra has made its folder."
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         _prepare_process()
@@ -288,6 +320,7 @@ def _enter(task: Callable, config: DictConfig):
     _check_devices()
     if joined().first:
         _clean_hydra_files(run_folder(), _secret_values(sys.argv[1:], OmegaConf.to_container(config)))
+    check_command(name, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     if config.get("allow") and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return task(config)  # a sweeper wants the number
@@ -376,7 +409,7 @@ def command(
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def entry(config: DictConfig):
         try:
-            return _enter(task, config)
+            return _enter(task, config, config_name)
         except EXPECTED as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise _named_job(error) from error

@@ -55,9 +55,32 @@ _SETTINGS = {
 }
 
 
+def _has_cache() -> bool:
+    "Whether there is a place where W&B can keep its own log."
+    home = os.environ.get("HOME")
+    place = os.environ.get("XDG_CACHE_HOME") or (home and os.path.join(home, ".cache"))
+    if not place or not os.path.isabs(place):
+        return False
+    try:
+        os.makedirs(place, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError:
+        return False
+    return True
+
+
+def _prepare_environment(
+    own: Path,  # folder of W&B in the run directory
+    mode: str,  # "offline" or "online"
+) -> None:
+    "What W&B reads from the environment, and would stumble over."
+    os.environ.update(_ENVIRONMENT, WANDB_MODE=mode)
+    if not _has_cache():  # the helper of W&B would print a page
+        os.environ["XDG_CACHE_HOME"] = str(own / "cache")
+
+
 def _import_wandb():
     "The package, imported where it is first needed."
-    os.environ.update(_ENVIRONMENT)
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))
@@ -66,7 +89,7 @@ def _import_wandb():
 # %% ../../nbs/cli/wandb_logger.ipynb #584d31a3
 def _warn(message: str, error: Exception) -> None:
     "Warns in one line."
-    reason = next(iter(str(error).strip().splitlines()), "")
+    reason = " ".join(str(error).split())[:200]
     warnings.warn(f"W&B: {message}: {type(error).__name__}: {reason}", RuntimeWarning, stacklevel=2)
 
 # %% ../../nbs/cli/wandb_logger.ipynb #cc0ea83a
@@ -80,6 +103,7 @@ def _start(
     own = folder.absolute() / "wandb"
     own.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=own).close()
+    _prepare_environment(own, mode)
     wandb = _import_wandb()
 
     def begin(mode: str, run_id: str):  # W&B fills in the settings that it is given, so each run has its own

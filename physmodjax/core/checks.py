@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['check', 'check_integer', 'check_positive', 'check_non_negative', 'check_choice', 'by_name', 'check_shape',
-           'check_finite']
+           'check_finite', 'check_real']
 
 # %% ../../nbs/core/checks.ipynb #622d1a82
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from numbers import Integral, Real
+from numbers import Integral
 
 import jax
 import numpy as np
@@ -33,10 +33,12 @@ def check_integer(
     name: str,  # what the caller calls it
     value: int,  # the number to look at
     minimum: int = 1,  # smallest accepted value
+    maximum: int | None = None,  # largest accepted value; None: any
 ) -> None:
-    "Raises ValueError unless `value` is an integer of at least `minimum`."
+    "Raises ValueError unless `value` is an integer of at least `minimum`, and at most `maximum` where there is one."
     ok = isinstance(value, Integral) and not isinstance(value, bool) and value >= minimum
-    check(ok, name, got=repr(value), expected=f"an integer of at least {minimum}")
+    expected = f"an integer of at least {minimum}" if maximum is None else f"an integer from {minimum} to {maximum}"
+    check(ok and (maximum is None or value <= maximum), name, got=repr(value), expected=expected)
 
 # %% ../../nbs/core/checks.ipynb #80e601d0
 def check_positive(
@@ -45,8 +47,7 @@ def check_positive(
 ) -> None:
     "Raises ValueError unless `value` is a finite real number above zero."
     if not isinstance(value, jax.core.Tracer):
-        ok = _is_real(value) and np.isfinite(value) and value > 0
-        check(ok, name, got=repr(value), expected="a finite number above 0")
+        check(0 < _as_real(value) < np.inf, name, got=repr(value), expected="a finite number above 0")
 
 
 def check_non_negative(
@@ -55,12 +56,17 @@ def check_non_negative(
 ) -> None:
     "Raises ValueError unless `value` is a finite real number of at least zero."
     if not isinstance(value, jax.core.Tracer):
-        ok = _is_real(value) and np.isfinite(value) and value >= 0
-        check(ok, name, got=repr(value), expected="a finite number of at least 0")
+        check(0 <= _as_real(value) < np.inf, name, got=repr(value), expected="a finite number of at least 0")
 
 
-def _is_real(value) -> bool:
-    return isinstance(value, Real) or (np.ndim(value) == 0 and np.isrealobj(value) and not isinstance(value, str))
+def _as_real(value) -> float:  # NaN for what is no real number
+    other = isinstance(value, bool | np.bool_ | str | bytes | list | tuple | Mapping)
+    if other or np.ndim(value) > 0 or np.iscomplexobj(value):
+        return np.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return np.nan
 
 # %% ../../nbs/core/checks.ipynb #4a55015f
 def check_choice(
@@ -122,3 +128,21 @@ def check_finite(
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         got = f"{int(bad.sum())} non-finite values, the first at index {first}"
         check(False, name, got=got, expected="finite numbers")
+
+# %% ../../nbs/core/checks.ipynb #e1d5e475
+_KINDS = {"c": "complex numbers", "b": "true and false", "U": "text"}
+
+
+def check_real(
+    name: str,  # what the caller calls it
+    array,  # any shape
+    finite: bool = True,  # whether all have to be finite
+) -> None:
+    "Raises ValueError unless the numbers are real, not complex nor truth values, and finite where they have to be."
+    try:
+        kind = array.dtype.kind if isinstance(array, jax.core.Tracer) else np.asarray(array).dtype.kind
+    except ValueError:  # rows of different lengths
+        kind = "O"
+    check(kind in "iuf", f"kind of {name}", got=_KINDS.get(kind, "no numbers"), expected="real numbers")
+    if finite:
+        check_finite(name, array)

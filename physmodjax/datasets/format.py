@@ -553,6 +553,7 @@ def read_manifest(
             plain = re.fullmatch(r"data/(train|valid|test)/[^/\\]+\.hdf5", name)
             check(plain, "file", got=repr(name), expected="a name such as data/train/000000.hdf5")
             check_integer(f"bytes of {name}", entry.get("bytes"), minimum=0)
+            check(isinstance(entry.get("sha256"), str), f"sha256 of {name}", got=entry.get("sha256"), expected="text")
         check(len(entries) > 0, "files", got="none", expected="at least one")
     except OSError as error:
         raise refusal(path, error, "no readable manifest") from error

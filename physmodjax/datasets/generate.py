@@ -483,7 +483,7 @@ def check_members(
             for key, values in _statistics(Path(folder), spec).items():
                 found = [stored[key][name] for name in values]
                 np.testing.assert_allclose(found, list(values.values()), rtol=1e-5, atol=1e-9)
-        except (AssertionError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        except (AssertionError, KeyError, TypeError, ValueError, OverflowError, yaml.YAMLError) as error:
             hint = "delete stats.yaml and generate the set again: no sample is lost"
             raise DatasetError(path, "is not what the files give", hint) from error
 

@@ -46,7 +46,7 @@ class Facts:
     def __post_init__(self):
         if self.rate is not None:
             number = isinstance(self.rate, int | float | np.number) and not isinstance(self.rate, bool)
-            ok = number and np.isreal(self.rate) and np.isfinite(self.rate) and self.rate > 0
+            ok = number and 0 < self.rate < float("inf")
             check(ok, "rate", got=repr(self.rate), expected="a finite number of Hz above 0")
         fields = (self.fields,) if isinstance(self.fields, str) else self.fields
         if fields is not None:

@@ -149,7 +149,7 @@ def load_normaliser(
         mean, std = ([float(stats[key][field]) for field in fields] for key in ("mean", "std"))
     except OSError as error:
         raise hdf5.refusal(path, error, "no statistics") from error
-    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, yaml.YAMLError) as error:
         problem = f"no statistics of {', '.join(fields)} ({type(error).__name__})"
         raise DatasetError(path, problem, "delete stats.yaml and generate the set again: no sample is lost") from error
     return Normaliser(mean, std)

@@ -8,6 +8,8 @@ __all__ = ['Scene', 'to_tuples', 'check_scene', 'excitation_options']
 # %% ../../nbs/datasets/scene.ipynb #a86b6333
 import dataclasses
 import inspect
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -19,7 +21,8 @@ from ..solvers.excitation import EXCITATIONS, draw_shape
 from ..solvers.groups import group_size
 from ..solvers.problem import Problem, stack_systems
 from ..solvers.simulate import simulate
-from ..solvers.substeps import Substeps, choose_substeps
+from ..solvers.substeps import Substeps, check_rtol, choose_substeps
+from .format import check_memory
 
 # %% ../../nbs/datasets/scene.ipynb #64be578d
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +159,8 @@ def _motion(
     for name in fields:
         check_choice("field of a simulation", name, ("displacement", "velocity"))
     p = problem
+    numbers = p.n_steps * (4 * p.system.size + 2 * len(fields) * math.prod(scene.grid))  # on the way to the grid
+    check_memory(f"{p.n_steps:,} samples of motion", 8.0 * numbers, "simulate fewer samples, or fewer points")
     accuracy = {"rtol": scene.rtol, "substeps": substeps}
     q, qdot = simulate(p.system, p.q0, p.qdot0, rate=p.rate, n_steps=p.n_steps, **accuracy)
     states = {"displacement": q, "velocity": qdot}
@@ -172,7 +177,7 @@ def to_tuples(
 
 def _is_number(value) -> bool:
     real = isinstance(value, int | float | np.integer | np.floating)
-    return real and not isinstance(value, bool) and bool(np.isfinite(value))
+    return real and not isinstance(value, bool) and bool(abs(value) <= sys.float_info.max)
 
 
 def _check_range(name: str, value, lowest: float = -np.inf) -> None:
@@ -195,7 +200,7 @@ def check_scene(
     for name in dict(scene.options):
         check_choice(f"option of {scene.excitation}", name, sorted(known))
     check_choice("release", scene.release, ("pluck", "strike"))
-    check_positive("rtol", scene.rtol)
+    check_rtol(scene.rtol)
     check_positive("width", scene.width)
     in_range = _is_number(scene.rate) and 1e-3 <= scene.rate <= 1e9
     check(in_range, "rate", got=repr(scene.rate), expected="a number of Hz from 0.001 to 1e9")

@@ -33,7 +33,7 @@ class OscillatorDynamics(LRUDynamics, kw_only=True):
     def __post_init__(self):
         check_positive("stretch", self.stretch)
         check_positive("max_stretch", self.max_stretch)
-        check_integer("substeps", self.substeps)
+        check_integer("substeps", self.substeps, maximum=100)
         super().__post_init__()
 
     def setup(self):

@@ -247,8 +247,9 @@ class DeepRNN(nn.Module):
     initial: str = "zeros"  # what x0 does not set: memory of the first layer, states of the others; zeros or learned
 
     def setup(self):
-        for field, least in (("d_model", 1), ("d_vars", 1), ("n_layers", 0)):
-            check_integer(field, getattr(self, field), minimum=least)
+        for field in ("d_model", "d_vars"):
+            check_integer(field, getattr(self, field))
+        check_integer("n_layers", self.n_layers, minimum=0, maximum=1000)
         check_choice("norm", self.norm, NORMS)
         check_choice("initial", self.initial, INITIAL)
         self.lift = nn.Dense(self.d_model)

@@ -100,6 +100,9 @@ def eigenbasis_init(
     return jnp.einsum("nmp,bnw->bmwp", parts, real).reshape(*shape, 2)
 
 # %% ../../nbs/dynamics/s5.ipynb #34cc181e
+_LARGEST_BLOCK = 2048  # whose eigenvectors are computed at the start
+
+
 class S5Dynamics(LinearRecurrence):
     "λ of equation (3), from Λ and Δ. arXiv 2208.04933. Raises ValueError for sizes or names out of range."
 
@@ -117,6 +120,8 @@ class S5Dynamics(LinearRecurrence):
         super().__post_init__()
         check_integer("blocks", self.blocks)
         check(self.d_hidden % self.blocks == 0, "d_hidden", got=self.d_hidden, expected=f"a multiple of {self.blocks}")
+        size, hint = self.d_hidden // self.blocks, "take more blocks"
+        check(size <= _LARGEST_BLOCK, "states of a block", got=size, expected=f"at most {_LARGEST_BLOCK}", hint=hint)
         check_choice("discretisation", self.discretisation, DISCRETISATIONS)
         check_positive("step_rescale", self.step_rescale)
 

@@ -17,7 +17,10 @@ from ..core.checks import check, check_choice
 from ..core.processes import joined
 from ..datasets.dataset import Dataset
 from ..datasets.generate import DatasetSpec, generate, spec_digest, spec_to_dict
+from ..datasets.scene import Scene, to_tuples
 from ..objects import PRESETS, object_from_words
+from ..solvers.excitation import EXCITATIONS
+from .options import Measured, ObjectWords, check_arguments, checked
 
 # %% ../../nbs/experiments/data.ipynb #7f982c4c
 CONF = Path(physmodjax.__file__).resolve().parents[1] / "conf"
@@ -46,8 +49,9 @@ def describe_object(
     words: Mapping | None = None,  # preset, quantities, note, diameter, t60, inharmonicity; None values say nothing
 ) -> dict:  # preset and words
     "The object that a data set has, with what is said on top of it."
-    said = {name: value for name, value in (words or {}).items() if value is not None}
-    return said if "preset" in said else {**dict(dataset.get("parameters") or {}), **said}
+    said = {name: value for name, value in checked(ObjectWords, words or {}, "object").items() if value is not None}
+    parameters = checked(ObjectWords, dataset.get("parameters") or {}, "dataset.parameters")
+    return said if "preset" in said else {name: v for name, v in parameters.items() if v is not None} | said
 
 
 def build_spec(
@@ -59,7 +63,14 @@ def build_spec(
     described = describe_object(dataset, words)
     preset = described.pop("preset", None)
     check_choice("preset of the object", preset, PRESETS)
-    return DatasetSpec.of(options.pop("name", None), parameters=object_from_words(preset, **described), **options)
+    for kind in (Scene, DatasetSpec):
+        known = {name: to_tuples(options[name]) for name in options if name in kind.__dataclass_fields__}
+        check_arguments(kind, {name: value for name, value in known.items() if name != "options"}, "dataset")
+    more = options.get("excitation_options") or {}
+    check(isinstance(more, Mapping), "dataset.excitation_options", got=repr(more), expected="keys and values")
+    spec = DatasetSpec.of(options.pop("name", None), parameters=object_from_words(preset, **described), **options)
+    check_arguments(EXCITATIONS[spec.scene.excitation], dict(spec.scene.options), spec.scene.excitation)
+    return spec
 
 # %% ../../nbs/experiments/data.ipynb #7889909a
 def named_spec(
@@ -95,8 +106,7 @@ def open_data(
 
 
 def _open_measured(described: Mapping, words: Mapping | None, fields: Sequence[str] | None) -> Dataset:
-    for name in described:
-        check_choice("option of measured data", name, ["name", "path", *_SAID])
+    checked(Measured, {**described, "path": str(described["path"])}, "dataset")
     said = {name: value for name, value in (words or {}).items() if value is not None}
     hint = "data that were measured have no object to choose"
     check(not said, "object", got=", ".join(said), expected="nothing beside dataset.path", hint=hint)

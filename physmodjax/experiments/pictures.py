@@ -105,8 +105,10 @@ def write_page(
         table[f"mode at {mode['frequency']:.1f} Hz"] = f"T60 {mode['t60']:.3g} s{off}"
     claim = metrics["made_with"]
     made = {name: claim[name] for name in ("date", "commit", "command") if claim.get(name)}
-    manifest = claim.get("dataset", {}).get("manifest_sha256")
-    made |= ({"data manifest": manifest} if manifest else {}) | claim.get("versions", {})
+    stored, versions = claim.get("dataset"), claim.get("versions")
+    manifest = stored.get("manifest_sha256") if isinstance(stored, Mapping) else None
+    made |= {"data manifest": manifest} if manifest else {}
+    made |= versions if isinstance(versions, Mapping) else {}
     listening = f"A pickup at {audio.get('pickup')} of the length, for {audio.get('duration')} s."
     if "true" not in page.sounds:
         listening += " Nobody knows how the recording goes on, so the model is heard alone."

@@ -51,6 +51,7 @@ class Pluck(NamedTuple):
         "The bell on a grid. Raises ValueError if the grid cannot show it."
         check_positive("pluck.amplitude", self.amplitude)
         check_positive("pluck.width", self.width)
+        check(self.width <= 100, "pluck.width", got=self.width, expected="at most 100 lengths")
         sides = [axis[-1] - axis[0] for axis in scene.axes.values()]
         points = np.meshgrid(*(np.linspace(0, 1, n) for n in scene.grid), indexing="ij")
         placed = zip(points, self.position, sides, strict=True)

@@ -98,7 +98,7 @@ def provenance(
     return {"date": now, "versions": versions, "commit": _commit(), "command": " ".join(words)}
 
 # %% ../../nbs/experiments/record.ipynb #0a1b2c3d
-_COUNTS = ("max_steps", "eval_every", "checkpoint_every", "log_every")
+_COUNTS = ("max_steps", "eval_every", "checkpoint_every", "log_every", "distributed")
 _MAY_CHANGE = (*(f"trainer.{name}" for name in _COUNTS), "evaluation", "audio")
 
 

@@ -6,15 +6,17 @@
 __all__ = ['Played', 'split_of_length', 'check_fit', 'score']
 
 # %% ../../nbs/experiments/scoring.ipynb #f63010f5
+import math
+
 import numpy as np
 
 from ..core.checks import check, check_choice, check_integer
 from ..datasets.dataset import Dataset
-from ..datasets.format import SPLITS
+from ..datasets.format import SPLITS, check_memory
 from ..datasets.loader import Stretch, ordered_batches
 from ..evaluation.metrics import RelativeError
 from ..training.loop import measure
-from .trained import TrainedModel, compiled_rollout
+from .trained import TrainedModel, compiled_rollout, fitting
 
 # %% ../../nbs/experiments/scoring.ipynb #413ef50a
 class Played:
@@ -79,4 +81,8 @@ def score(
     rollout = compiled_rollout(trained.network)
     predict = lambda variables, batch: rollout(variables, batch.context, batch.n_steps)  # noqa: E731
     batches = ordered_batches(source, trained.normaliser, batch_size, trained.context, grid=trained.grid)
-    return measure(predict, trained.variables, batches, trained.normaliser)
+    check_integer("batch_size", batch_size)
+    numbers = min(batch_size, len(source)) * math.prod(source.shape[1:])
+    check_memory(f"scoring {source.shape[1]:,} samples", 24.0 * numbers, "take a smaller batch_size, or fewer samples")
+    with fitting(trained.folder):
+        return measure(predict, trained.variables, batches, trained.normaliser)

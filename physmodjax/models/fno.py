@@ -35,8 +35,8 @@ class FourierOperator(Model, kw_only=True):
     edges: str = "fixed"  # fixed: at rest, continued as odd functions; periodic: as published
 
     def __post_init__(self):
-        for name in ("d_model", "n_layers"):
-            check_integer(name, getattr(self, name))
+        check_integer("d_model", self.d_model)
+        check_integer("n_layers", self.n_layers, maximum=1000)
         check_choice("edges", self.edges, EDGES)
         modes = self.n_modes if isinstance(self.n_modes, tuple) else (self.n_modes,) * len(self.grid)
         object.__setattr__(self, "n_modes", modes)
@@ -344,6 +344,8 @@ class AutoregressiveFNO(FourierOperator):
 
     def setup(self):
         super().setup()
+        check_integer("memory", self.memory, maximum=1000)
+        check_integer("d_forcing", self.d_forcing, minimum=0)
         expected = f"at least context = {self.context}"
         check(self.memory >= self.context, "memory", got=self.memory, expected=expected)
         self.first = FourierLayer(self.n_modes, self.d_model)

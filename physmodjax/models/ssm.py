@@ -44,7 +44,10 @@ class SequenceModel(Model, kw_only=True):
     takes_mask = True
 
     def setup(self):
-        check_integer("n_layers", self.n_layers)
+        check_integer("n_layers", self.n_layers, maximum=1000)
+        check_integer("d_model", self.d_model)
+        number = isinstance(self.dropout, float | int) and 0 <= self.dropout < 1
+        check(number, "dropout", got=repr(self.dropout), expected="a number from 0 to below 1")
         options = {name: getattr(self, name) for name in ("mixer", "norm", "prenorm", "dropout", "training")}
         self.encoder = Dense(self.d_model)
         self.layers = [

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.checks import check, check_choice, check_integer, check_non_negative, check_shape
+from ..core.checks import check, check_choice, check_integer, check_non_negative, check_real, check_shape
 
 # %% ../../nbs/objects/basis.ipynb #b3c6cb7f
 class Basis(Protocol):
@@ -142,6 +142,7 @@ class SineBasis:
     ):  # (..., M) float64
         "φ at a point, or its mean under a raised-cosine window. Raises ValueError outside the object."
         check_non_negative("width", width)
+        check_real("position", position)
         with jax.enable_x64(True):
             places = jnp.asarray(position, jnp.float64)
             if len(self.n_modes) == 2:

@@ -149,6 +149,7 @@ class UniformObject(ABC):
 
 # %% ../../nbs/objects/object.ipynb #bf62f2d8
 def _modal(vibrating, n_modes, nonlinear, boundary):
+    check(isinstance(nonlinear, bool | np.bool_), "nonlinear", got=repr(nonlinear), expected="true or false")
     ends = both_ends(boundary)
     free, two = "free" in ends, vibrating.ndim > 1
     check(not (free and two), "boundary of an object with two axes", got=boundary, expected="fixed")

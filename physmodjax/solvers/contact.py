@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..core.checks import check, check_choice, check_finite, check_integer, check_positive, check_shape
+from ..core.checks import check, check_choice, check_integer, check_real, check_shape
 from ..core.splitting import Flow, apply_flow, damped_flow
 from ..objects.modes import ModalSystem
 from .problem import Problem
-from .substeps import Substeps, refuse_overflow, whole_substeps
+from .substeps import Substeps, check_rtol, refuse_overflow, whole_substeps
 
 # %% ../../nbs/solvers/contact.ipynb #f49906d4
 def _power(depth, factor, exponent):
@@ -108,15 +108,15 @@ def _check_body(body, positive, non_negative=()):
     for field in fields(body):
         value = getattr(body, field.name)
         # JAX rebuilds dataclasses around placeholders while it transforms functions
-        known = isinstance(value, (int, float, list, tuple, np.ndarray, jax.Array))
-        if known and not isinstance(value, jax.core.Tracer):
-            check_finite(field.name, value)
+        known = isinstance(value, (int, float, complex, list, tuple, np.ndarray, jax.Array))
+        if known and not isinstance(value, bool | jax.core.Tracer):
+            check_real(field.name, value)
             lowest = np.min(value)
             check(field.name not in positive or lowest > 0, field.name, got=lowest, expected="above 0")
             check(field.name not in non_negative or lowest >= 0, field.name, got=lowest, expected="at least 0")
             check(field.name != "exponent" or lowest >= 1, "exponent", got=lowest, expected="at least 1")
         else:
-            check(not isinstance(value, str), field.name, got=repr(value), expected="a number in SI units")
+            check(not isinstance(value, str | dict), field.name, got=repr(value), expected="a number in SI units")
 
 # %% ../../nbs/solvers/contact.ipynb #a9505422
 _NEWTON = 7  # steps; each at least halves the bracket or converges quadratically
@@ -278,7 +278,7 @@ def choose_contact_substeps(
     forcing=None,  # (..., n_steps - 1, M) or None
 ) -> Substeps:
     "Sub-steps found by doubling, for a sample of the batch and its first part. Raises ValueError if none is enough."
-    check_positive("rtol", rtol)
+    check_rtol(rtol)
     check_choice("order", order, (2, 4))
     with jax.enable_x64(True):
         _, touched = _touch(Problem(system, q0, qdot0, rate, n_steps), contact, forcing)
@@ -360,7 +360,7 @@ def _touch(problem, contact, forcing):
     size, intervals = problem.system.size, problem.n_steps - 1
     if forcing is not None:
         check_shape("forcing", forcing, ..., intervals, size)
-        check_finite("forcing", forcing)
+        check_real("forcing", forcing)
     basis = problem.system.basis
     read = jnp.asarray(basis.at(contact.position, contact.width) / basis.norms)
     contact = replace(contact, position=read[..., 0], width=0.0)

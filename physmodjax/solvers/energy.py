@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.checks import check_integer, check_positive, check_shape
+from ..core.checks import check_integer, check_positive, check_real, check_shape
 from ..core.oscillators import OscillatorBank
 from ..core.splitting import apply_flow, damped_flow
 from ..objects.basis import to_numpy
@@ -69,6 +69,8 @@ def energy(
     "Σ½m(q'² + ω²q²), m c/4 (Σλq²)² and ∫Σ2σm q'² dt. Raises ValueError if the shapes do not fit."
     check_shape("q", q, ..., *(() if rate is None else ("T",)), system.size)
     check_shape("qdot", qdot, *np.shape(q))
+    for name, values in (("q", q), ("qdot", qdot)):
+        check_real(name, values, finite=False)
     if rate is not None:
         check_positive("rate", rate)
         check_integer("samples of the trajectory", np.shape(q)[-2])

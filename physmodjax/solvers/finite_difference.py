@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..core.checks import check, check_finite, check_integer, check_positive, check_shape
+from ..core.checks import check, check_choice, check_integer, check_positive, check_real, check_shape
 from ..core.scan import rollout
 from ..objects.basis import both_ends
 from ..objects.object import UniformObject, numbers_for_axes
@@ -31,12 +31,13 @@ def _profile(name, values, length, n_points, between=False):
         halves = [np.clip(places + offset, 0, length) for offset in (-quarter, quarter)]
         values = np.mean([np.broadcast_to(values(half), half.shape) for half in halves], axis=0)
     else:
+        check_real(name, values)
         values = np.asarray(values, np.float64)
         if values.ndim:
             check_shape(name, values, n_points)
             values = (values[:-1] + values[1:]) / 2 if between else values
     values = np.broadcast_to(values, n_points - between).astype(np.float64)
-    check_finite(name, values)
+    check_real(name, values)
     check(values.min() > 0, name, got=f"{values.min():.6g} somewhere", expected="a positive number everywhere")
     return values
 
@@ -91,6 +92,7 @@ def grid_system(
     tension=None,  # N at rest, likewise; None: T0
 ) -> GridSystem:
     "Second-order differences on a uniform grid. Raises ValueError on bad sizes, profiles or ends."
+    check(isinstance(nonlinear, bool), "nonlinear", got=repr(nonlinear), expected="true or false")
     sizes = numbers_for_axes("n_points", n_points, vibrating.ndim, minimum=4)
     ends = both_ends(boundary)
     plain = "free" not in ends and density is None and tension is None
@@ -202,9 +204,10 @@ def simulate_finite_difference(
     **options,  # nonlinear, boundary, density, tension: see grid_system
 ) -> GridMotion:
     "Conservative theta scheme on a grid. Raises ValueError if the time step is unstable or the motion overflows."
-    check_integer("n_steps", n_steps)
-    check_integer("substeps", substeps)
+    check_integer("n_steps", n_steps, maximum=2**31 - 1)
+    check_integer("substeps", substeps, maximum=2**31 - 1)
     check_positive("rate", rate)
+    check_real("theta", theta)
     check(0 <= theta <= 1, "theta", got=theta, expected="a number from 0 to 1")
     system, start, velocity = _check_start(vibrating, u0, v0, options)
     dt = 1 / (rate * substeps)
@@ -230,11 +233,13 @@ def _check_start(vibrating, u0, v0, options):
         system = vibrating
     else:
         check_shape("u0", u0, ..., *"XY"[: vibrating.ndim])
+        for name in options:
+            check_choice("option", name, ("nonlinear", "boundary", "density", "tension"))
         system = grid_system(vibrating, np.shape(u0)[np.ndim(u0) - vibrating.ndim :], **options)
     check_shape("u0", u0, ..., *system.n_points)
     check_shape("v0", v0, *np.shape(u0))
     for name, array in (("u0", u0), ("v0", v0)):
-        check_finite(name, array)
+        check_real(name, array)
         held = np.array(array, np.float64)
         held[(..., *system.moving)] = 0
         at_rest = abs(held).max(initial=0) <= 1e-9 * np.max(np.abs(array), initial=0)

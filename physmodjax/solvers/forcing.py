@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.checks import check, check_choice, check_finite, check_integer, check_positive, check_shape
+from ..core.checks import check, check_choice, check_integer, check_positive, check_real, check_shape
 from ..objects.basis import to_numpy
 from ..objects.modes import ModalSystem
 
@@ -46,8 +46,9 @@ def force_signal(
     "Force over time. Raises ValueError if it lasts longer than the run and on unknown or missing arguments."
     check_integer("n_steps", n_steps, minimum=2)
     check_positive("rate", rate)
+    check_real("start", start)
     check(start >= 0, "start", got=start, expected="at least 0 s")
-    check_finite("amplitude", amplitude)
+    check_real("amplitude", amplitude)
     amplitude = np.asarray(amplitude, np.float64)[..., None]
     if not isinstance(shape, str):
         return amplitude * _placed(shape, rate, n_steps, start)
@@ -76,9 +77,9 @@ def _check_length(needed, n_steps, rate):
 
 
 def _placed(samples, rate, n_steps, start):
+    check_real("samples", samples)
     samples = np.asarray(samples, np.float64)
     check_shape("samples", samples, ..., "K")
-    check_finite("samples", samples)
     first = round(start * rate)
     _check_length(first + samples.shape[-1], n_steps, rate)
     behind = n_steps - 1 - first - samples.shape[-1]
@@ -93,7 +94,7 @@ def point_forcing(
 ):  # (..., n_steps - 1, M) float64, what simulate(forcing=) takes
     "F(t) ∫wφ / ρA: modal force per unit modal mass. Raises ValueError if the window leaves the object."
     check_shape("signal", signal, ..., "n_steps - 1")
-    check_finite("signal", signal)
+    check_real("signal", signal)
     shapes = system.at(position, width)
     with jax.enable_x64(True):
         force = jnp.asarray(signal, jnp.float64)[..., None] * (shapes / system.mass)[..., None, :]

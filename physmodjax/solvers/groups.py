@@ -135,12 +135,15 @@ def _pieces(problem, substeps, order):
         yield from _march(problem, substeps, 2 if problem.system.coupling.linear else order)
 
 # %% ../../nbs/solvers/groups.ipynb #a7b22e1b
+_LARGEST = 4096  # trajectories in a group; all of its columns are computed, however few are filled
+
+
 def group_size(
     n_modes: int,  # M
     n_trajectories: int,  # that are to be shared out
 ) -> int:
     "Trajectories solved together on one device: a power of two, so that few shapes are compiled."
-    fits = 2 ** int(np.log2(np.clip(800 / n_modes, 8, 32))) if jax.default_backend() == "cpu" else 4096
+    fits = 2 ** int(np.log2(np.clip(800 / n_modes, 8, 32))) if jax.default_backend() == "cpu" else _LARGEST
     return min(fits, 2 ** int(np.ceil(np.log2(max(1, n_trajectories)))))
 
 
@@ -151,7 +154,7 @@ def resolved_group(
     "The size that will be used. Raises ValueError unless it is a whole number from 1 on."
     if group is None:
         return group_size(problem.system.size, -(-len(problem.q0) // _workers()))
-    check_integer("group", group)
+    check_integer("group", group, maximum=_LARGEST)
     return group
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.checks import check, check_choice, check_shape
+from ..core.checks import check, check_choice, check_real, check_shape
 from ..objects.basis import to_numpy
 from ..objects.modes import ModalSystem
 
@@ -23,6 +23,7 @@ def pickup(
 ):  # (...) float64, m, or m/s
     "Displacement (or velocity) at one point, Σ q ∫wφ / ∫φ². Raises ValueError outside the object and on bad sizes."
     check_shape("q", q, ..., system.size)
+    check_real("q", q, finite=False)
     check_shape("position", position, *(() if len(system.basis.n_modes) == 1 else (2,)))
     return _read(q, system.at(position, width) / system.basis.norms)
 
@@ -43,6 +44,7 @@ def bridge_force(
     check(len(system.basis.n_modes) == 1, "axes of the object", got=len(system.basis.n_modes), expected=1)
     check_choice("end", end, ("left", "right"))
     check_shape("q", q, ..., system.size)
+    check_real("q", q, finite=False)
     with jax.enable_x64(True):
         q = jnp.asarray(q, jnp.float64)
         eta = system.basis.numbers[0] * jnp.pi / system.basis.lengths[0]

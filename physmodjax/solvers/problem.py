@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from ..core.checks import check, check_finite, check_integer, check_positive, check_shape
+from ..core.checks import check, check_integer, check_positive, check_real, check_shape
 from ..objects.modes import ModalSystem
 
 # %% ../../nbs/solvers/problem.ipynb #dbceae93
@@ -28,8 +28,11 @@ class Problem:
     forcing: np.ndarray | None = None  # (..., n_steps - 1, M) modal force per unit modal mass
 
     def __post_init__(self):
-        check_integer("n_steps", self.n_steps)
+        check_integer("n_steps", self.n_steps, maximum=2**31 - 1)
         check_positive("rate", self.rate)
+        if not isinstance(self.rate, jax.core.Tracer):
+            low, high = _RATES
+            check(low <= self.rate <= high, "rate", got=self.rate, expected=f"a number of Hz from {low} to {high}")
         size = self.system.size
         if self.is_stack:
             check_shape("q0", self.q0, len(self.system.bank.omega_sq), size)
@@ -40,9 +43,7 @@ class Problem:
         for name in ("q0", "qdot0", "forcing"):
             array = getattr(self, name)
             if array is not None:
-                kind = array.dtype.kind if isinstance(array, jax.core.Tracer) else np.asarray(array).dtype.kind
-                check(kind in "iuf", f"kind of {name}", got=_KINDS.get(kind, "no numbers"), expected="real numbers")
-                check_finite(name, array)
+                check_real(name, array)
 
     @property
     def batch(self) -> tuple[int, ...]:
@@ -105,7 +106,7 @@ class Problem:
         return other
 
 
-_KINDS = {"c": "complex numbers", "b": "true and false", "U": "text"}
+_RATES = (1e-9, 1e15)  # Hz; beyond them a time step or its square leaves the numbers of a float
 
 # %% ../../nbs/solvers/problem.ipynb #c2977899
 def stack_systems(

@@ -34,6 +34,8 @@ def simulate(
     "Solves q'' + 2σ q' + ω² q = F(q) + f. Raises ValueError on bad sizes and if the motion leaves the finite numbers."
     problem = Problem(system, q0, qdot0, rate, n_steps, forcing)
     check_choice("order", order, SCHEMES)
+    labelled = progress is None or isinstance(progress, str)
+    check(labelled, "progress", got=repr(progress), expected="a label of a progress bar, or None")
     if problem.is_traced:
         return _simulate_traced(problem, substeps, order)
     flat = problem.flat()

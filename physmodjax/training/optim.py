@@ -115,8 +115,8 @@ class LBFGS:
     max_linesearch_steps: int = 20  # evaluations of the objective in a line search, at most
 
     def __post_init__(self):
-        check_integer("memory_size", self.memory_size)
-        check_integer("max_linesearch_steps", self.max_linesearch_steps)
+        check_integer("memory_size", self.memory_size, maximum=1000)
+        check_integer("max_linesearch_steps", self.max_linesearch_steps, maximum=1000)
 
     def rate(self, total_steps: int) -> None:
         "None: a line search finds the length of each step."
