@@ -474,8 +474,9 @@ def check_members(
     for name, shard in expected.items():
         hdf5.check_size(Path(folder) / name, entries[name])
         check_member(Path(folder) / name, spec, shard)
-        if not checked:
-            check_bytes(Path(folder) / name, entries[name])
+    if not checked:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda name: check_bytes(Path(folder) / name, entries[name]), expected))
     if not check_statistics(folder):  # a manifest of an earlier version has no checksum of them
         path = Path(folder) / "stats.yaml"
         try:
