@@ -128,6 +128,14 @@ def test_slurm_is_found_by_itself(place, alone):
 
 
 @pytest.mark.slow
+def test_auto_outside_of_a_cluster_goes_on_alone(place, tmp_path):
+    where = [["trainer.distributed=auto"]]
+    ((status, out, err),) = Run(place, "trainer.max_steps=1", f"hydra.run.dir={tmp_path}/run", of_each=where).end()
+    assert status == 0, err
+    assert out.startswith("trainer.distributed=auto: no other process here")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_mistake_in_one_process_ends_both(place, tmp_path, failing):
     wrong = [[], []]
@@ -181,12 +189,6 @@ def test_what_cannot_be_joined_is_refused(refused, tmp_path, value):
     line = refused("train", f"trainer.distributed={value}")
     assert WRONG[value] in line
     assert not (tmp_path / "out").exists()
-
-
-def test_auto_outside_of_a_cluster_goes_on_alone(call, data_dir):
-    status, out, _ = call("train", "dataset=tiny", *QUICK, *GRU, "audio.enabled=false", "trainer.max_steps=1",
-                          f"data_dir={data_dir}", "trainer.distributed=auto")
-    assert status == 0 and out.startswith("trainer.distributed=auto: no other process here")
 
 
 def test_an_address_reads_its_words():
