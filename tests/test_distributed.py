@@ -114,7 +114,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_devices(place, alone, tmp_p
     "Two steps here and two more elsewhere: the losses are those of one device that never stopped."
     arguments = ("trainer.batch_size=8", "trainer.max_steps=2", f"hydra.run.dir={tmp_path}/run")
     Run(place, *arguments, processes=first[0], devices=first[1]).losses(tmp_path / "run")
-    arguments = ("trainer.max_steps=4", f"resume={tmp_path}/run", f"hydra.run.dir={tmp_path}/log")
+    arguments = ("trainer.batch_size=8", "trainer.max_steps=4", f"resume={tmp_path}/run")
     resumed = Run(place, *arguments, processes=then[0], devices=then[1]).losses(tmp_path / "run")
     np.testing.assert_allclose(resumed, losses(alone), rtol=1e-6)
 
