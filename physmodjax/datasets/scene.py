@@ -223,7 +223,8 @@ def _check_varied(scene: Scene) -> None:
     listed = isinstance(scene.varied, tuple)
     check(listed, "varied", got=repr(scene.varied), expected="a list of quantities with their ranges")
     for entry in scene.varied:
-        check(isinstance(entry, tuple) and len(entry) == 3, "varied", got=entry, expected="a quantity, its lowest and its highest value")
+        three = isinstance(entry, tuple) and len(entry) == 3
+        check(three, "varied", got=entry, expected="a quantity, its lowest and its highest value")
         name, *ends = entry
         check_choice("varied quantity", name, [unit for unit in scene.object.units if unit not in geometry])
         _check_range(f"range of {name}", ends)
