@@ -188,7 +188,7 @@ def test_a_run_killed_before_its_first_checkpoint_needs_its_folder_alone(run, ca
 
 
 NO_RUNS = {
-    "an empty name": (lambda run: "", "resume: got an empty name"),
+    "an empty name": (lambda run: "", "resume: got ''"),
     "nowhere": (lambda run: "nowhere", "resume: got nowhere"),
     "its checkpoints": (lambda run: run / "checkpoints", "expected a run directory"),
     "an empty folder": (lambda run: (run / "empty").mkdir() or run / "empty", "expected a run directory"),

@@ -275,7 +275,8 @@ assert logger.mode == 'offline'
 @pytest.mark.parametrize(("mode", "home"), [
     ("", None),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in [
-        ("  ", "."), ("offline", None), ("dryrun", None), ("offline", ""), ("offline", "/proc"), ("offline", "/etc/hostname"),
+        ("  ", "."), ("offline", None), ("dryrun", None), ("offline", ""), ("offline", "/proc"),
+        ("offline", "/etc/hostname"),
     ]),
 ])  # fmt: skip
 def test_what_the_environment_lacks_is_neither_told_nor_missed(mode, home, run_python, tmp_path):

@@ -353,7 +353,6 @@ class _WithoutSecrets(io.TextIOBase):
 
 def _refused(error: BaseException, full: bool) -> None:
     "Ends the command with one line on a mistake, and with the whole story of any other error; other processes too."
-    error = error.error if isinstance(error, Refused) else error
     line = _without(one_line(error), _secret_values(sys.argv[1:]))
     alone = joined().count == 1
     mistake = isinstance(error, EXPECTED if alone else (*EXPECTED, jax.errors.JaxRuntimeError))  # a lost process
@@ -430,5 +429,7 @@ def command(
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt as stop:
         _stopped(stop)
-    except (Exception, Refused) as error:
+    except Refused as refused:
+        _refused(refused.error, full)
+    except Exception as error:
         _refused(error, full)

@@ -66,8 +66,6 @@ def run(config: DictConfig) -> float:  # validation mse_rel of the best checkpoi
     folder = run_folder()
     if config.resume is not None:
         folder = Path(str(config.resume))
-        named = str(config.resume) != ""
-        check(named, "resume", got="an empty name", expected="a run directory", hint="resume=null starts a new run")
         config = with_stored(config, folder, HydraConfig.get().overrides.task)
     done = train(config, folder)
     if joined().first:

@@ -68,12 +68,12 @@ class DatasetSpec:
         hint = "letters, digits, and _ . + - within: it becomes a folder"
         check(plain, "name", got=repr(self.name), expected="a plain name", hint=hint)
         object.__setattr__(self, "splits", to_tuples(self.splits))
-        check_integer("n_trajectories", self.n_trajectories, minimum=3)
-        numbers = np.shape(self.splits) == (3,) and all(isinstance(f, int | float) and f > 0 for f in self.splits)
+        check_integer("n_trajectories", self.n_trajectories, minimum=3, maximum=2**31 - 1)
+        numbers = np.shape(self.splits) == (3,) and all(isinstance(f, int | float) and 0 < f < 1 for f in self.splits)
         ok = numbers and abs(sum(self.splits) - 1) < 1e-9
         check(ok, "splits", got=self.splits, expected="three fractions above 0 that add up to 1")
         if self.trajectories_per_file is not None:
-            check_integer("trajectories_per_file", self.trajectories_per_file)
+            check_integer("trajectories_per_file", self.trajectories_per_file, maximum=2**31 - 1)
 
     @classmethod
     def of(

@@ -202,17 +202,17 @@ def check_scene(
     check_choice("release", scene.release, ("pluck", "strike"))
     check_rtol(scene.rtol)
     check_positive("width", scene.width)
+    check(scene.width <= 100, "width", got=scene.width, expected="at most 100 lengths")
     in_range = _is_number(scene.rate) and 1e-3 <= scene.rate <= 1e9
     check(in_range, "rate", got=repr(scene.rate), expected="a number of Hz from 0.001 to 1e9")
-    check_integer("n_steps", scene.n_steps, minimum=2)
-    check_integer("seed", scene.seed, minimum=0)
-    check(scene.seed < 2**63, "seed", got=scene.seed, expected="a whole number below 2^63")
+    check_integer("n_steps", scene.n_steps, minimum=2, maximum=2**31 - 1)
+    check_integer("seed", scene.seed, minimum=0, maximum=2**63 - 1)
     for name in ("n_points", "n_modes"):
         value, axes = getattr(scene, name), scene.object.ndim
         expected = "a number for a string, two for a membrane"
         check(np.size(value) == axes and np.ndim(value) == axes - 1, name, got=value, expected=expected)
         for size in value if isinstance(value, tuple) else (value,):
-            check_integer(name, size)
+            check_integer(name, size, maximum=2**31 - 1)
     _check_range("amplitude", scene.amplitude, lowest=0)
     _check_range("position", scene.position)
     _check_varied(scene)
@@ -220,8 +220,11 @@ def check_scene(
 
 def _check_varied(scene: Scene) -> None:
     geometry = ("length", "length_x", "aspect_ratio")  # all trajectories of a scene share one grid
+    listed = isinstance(scene.varied, tuple)
+    check(listed, "varied", got=repr(scene.varied), expected="a list of quantities with their ranges")
     for entry in scene.varied:
-        check(np.size(entry) == 3, "varied", got=entry, expected="a quantity, its lowest and its highest value")
+        three = isinstance(entry, tuple) and len(entry) == 3
+        check(three, "varied", got=entry, expected="a quantity, its lowest and its highest value")
         name, *ends = entry
         check_choice("varied quantity", name, [unit for unit in scene.object.units if unit not in geometry])
         _check_range(f"range of {name}", ends)
