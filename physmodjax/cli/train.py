@@ -12,7 +12,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ..core.checks import check
 from ..core.processes import joined
 from ..evaluation.trust import trust_line
 from ..experiments.run import FinishedRun, RunOptions
