@@ -55,9 +55,9 @@ def summary(
     "A few lines on what came out and where it is."
     best = metrics["best"]
     lines = [f"{split:5s} mse_rel {best[split]['mse_rel']:.4f}  mae_rel {best[split]['mae_rel']:.4f}" for split in best]
-    speed = f"{metrics['frames_per_second']:,.0f} frames/s, {metrics['wall_seconds']:.0f} s"
-    return "\n".join([*lines, trust_line(metrics["trust"]), f"{metrics['steps']} steps, {speed}",
-                      f"report  {folder / 'report.html'}"])  # fmt: skip
+    speed = f" {metrics['frames_per_second']:,.0f} frames/s," if metrics["steps"] else ""
+    lines += [trust_line(metrics["trust"]), f"{metrics['steps']} steps,{speed} {metrics['wall_seconds']:.0f} s"]
+    return "\n".join([*lines, f"report  {folder / 'report.html'}"])
 
 
 def run(config: DictConfig) -> float:  # validation mse_rel of the best checkpoint, for sweeps

@@ -27,7 +27,8 @@ import numpy as np
 import yaml
 from tqdm.auto import tqdm
 
-from .. import __version__
+import physmodjax
+
 from ..core.checks import check, check_choice, check_integer
 from ..core.files import atomic_write
 from ..objects import PRESETS, warn_if_aliased
@@ -233,7 +234,7 @@ def _attributes(spec: DatasetSpec, shard: Shard, substeps: Substeps) -> dict:
     units = {f"unit_of_{name}": unit for name, unit in scene.object.units.items()}
     facts = {name: getattr(scene, name) for name in names} | {"object": type(scene.object).__name__}
     facts |= {f"excitation_{name}": value for name, value in scene.options}
-    facts |= {"split": shard.split, "first_trajectory": shard.first, "physmodjax_version": __version__}
+    facts |= {"split": shard.split, "first_trajectory": shard.first, "physmodjax_version": physmodjax.__version__}
     facts |= {"specification": spec_digest(spec)}
     return units | facts | {"solver_substeps": worst.count, "solver_error_estimate": worst.error}
 
@@ -500,7 +501,7 @@ def _finish(folder: Path, spec: DatasetSpec, made: set[str]) -> None:
             _check_sums(path)
         files[shard.file] = {"sha256": _sha256(path), "bytes": path.stat().st_size, "n_trajectories": shard.count}
     atomic_write(folder / "stats.yaml", yaml.safe_dump(_statistics(folder, spec)).encode())
-    manifest = {"name": spec.name, "physmodjax_version": __version__, "files": files}
+    manifest = {"name": spec.name, "physmodjax_version": physmodjax.__version__, "files": files}
     manifest["statistics"] = {"sha256": _sha256(folder / "stats.yaml")}
     atomic_write(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
 

@@ -19,7 +19,9 @@ import jax
 import jax.numpy as jnp
 from flax.errors import FlaxError
 
-from .. import dynamics, models
+import physmodjax.dynamics
+import physmodjax.models
+
 from ..core.checks import check
 from ..datasets.format import check_memory
 from ..models.batching import batched
@@ -32,7 +34,7 @@ from .options import check_arguments
 def _own_modules() -> frozenset[str]:
     "The public modules of physmodjax.models and physmodjax.dynamics."
     names = set()
-    for package in (models, dynamics):
+    for package in (physmodjax.models, physmodjax.dynamics):
         inside = (module.name for module in pkgutil.iter_modules(package.__path__))
         names |= {package.__name__} | {f"{package.__name__}.{name}" for name in inside if not name.startswith("_")}
     return frozenset(names)

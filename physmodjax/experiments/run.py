@@ -10,6 +10,7 @@ __all__ = ['log', 'RunOptions', 'describe_model', 'fields_for', 'Setup', 'prepar
 import json
 import logging
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -154,8 +155,17 @@ def prepare(
         words = dict(validation_batch_size=options.evaluation["batch_size"], part=part)
         loader = dataset.loader(LoaderOptions(*sizes, **words))
     context = dataset.normalised("train", 1)[:, : model["context"]] if loader is None else loader.batch_at(0).context
+    _warn_of_blind_context(np.asarray(context))
     state, optimizer = _first_state(network, context, dataset, model, options)
     return Setup(dataset, model, options, network, state, optimizer, loader)
+
+
+def _warn_of_blind_context(context: np.ndarray) -> None:
+    "Velocities of what is released from rest are all zero in the first frame."
+    if len(context) > 1 and np.all(context == context[:1]):
+        frames = "frame is" if context.shape[1] == 1 else f"{context.shape[1]} frames are"
+        message = f"the context {frames} the same in every example and cannot tell them apart; raise model.context"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def _first_state(network, context, dataset, model, options) -> tuple[TrainState, optax.GradientTransformation]:

@@ -50,7 +50,7 @@ def create_state(
     model: nn.Module,  # batched model, called as model(x0, n_steps, forcing)
     make_optimizer,  # params -> optax.GradientTransformation
     key: jax.Array,  # () random key
-    x0: jax.Array,  # (B, I, *grid, C) given frames
+    x0: jax.Array,  # (B, I, *grid, C) context frames
     forcing: jax.Array | None = None,  # (B, T, ...) forcing, for models that take one
     *,
     averaged: bool = False,  # whether to keep a running average of the parameters
