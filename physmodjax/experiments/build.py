@@ -89,7 +89,7 @@ def instantiate(
     allow: Sequence[str] = (),  # packages of the user's that may be named beside this one
 ) -> object:
     "What a description describes. Raises ValueError for a name that may not stand there or an unknown option."
-    if isinstance(description, list | tuple):
+    if isinstance(description, Sequence) and not isinstance(description, str | bytes):
         return tuple(instantiate(value, allow) for value in description)
     if not isinstance(description, Mapping):
         return description
