@@ -487,8 +487,8 @@ def test_times_are_as_fine_as_the_samples(tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    [{"n_trajectories": 10**12}, {"n_steps": 10**12}, {"n_points": 10**9},
-     {"trajectories_per_file": 10**12, "n_trajectories": 10**9}],
+    [{"n_trajectories": 2 * 10**9}, {"n_steps": 2 * 10**9}, {"n_points": 10**9},
+     {"trajectories_per_file": 2 * 10**9, "n_trajectories": 10**9}],
 )  # fmt: skip
 def test_absurd_sizes_are_refused_at_once(tmp_path, words):
     absurd = DatasetSpec.of("absurd", rate=8000.0, n_modes=5, n_points=15, n_steps=30).with_(**words)
