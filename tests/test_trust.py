@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from commands import QUICK
+from commands import GRU, QUICK, compose
 
+from physmodjax.cli.config import leave_environment_out, plain
 from physmodjax.datasets.generate import DatasetSpec
 from physmodjax.experiments.build import build_model, instantiate, resolve_target
 from physmodjax.training.checkpoint import Checkpoints, _sha256
@@ -234,3 +235,45 @@ def test_plain_names_are_taken(name):
 def test_a_class_of_ones_own_is_refused_without_a_word_on_the_command_line(refused):
     message = refused("train", "dataset=tiny", *QUICK, "model.network._target_=mymodel.MyModel")
     assert "allow=[mymodel]" in message
+
+
+# What comes from the environment
+
+SAID = [
+    "model.name=${oc.env:%s}", "logger.name=${oc.env:%s}", "logger.group=x-${oc.env:%s}", "logger.project=${oc.env:%s}",
+    "logger.tags=[a,'${oc.env:%s}']",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("argument", [
+    *SAID, "seed=${oc.env:%s}", "dataset.name=${oc.env:%s}", "audio.pickup='${oc.decode:${oc.env:%s}}'",
+    "data_dir=${oc.env:%s}/x", "optimizer.schedule=${oc.env:%s,cosine}", "trainer.max_steps='${oc.env: %s }'",
+])  # fmt: skip
+@pytest.mark.parametrize("variable", ["SECRET", "MY_API_KEY", "DB_PASSWORD", "GITHUB_TOKEN"])
+def test_a_variable_that_names_a_secret_is_refused(argument, variable, monkeypatch):
+    monkeypatch.setenv(variable, "hunter2")
+    config = compose("train", argument % variable)
+    with pytest.raises(ValueError, match=rf"got \${{oc.env:{variable}}}, expected no variable of that name") as refused:
+        leave_environment_out(config)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("argument", SAID)
+def test_a_description_from_the_environment_is_not_written(argument, monkeypatch):
+    monkeypatch.setenv("LAB", "hunter2")
+    config = compose("train", argument % "LAB", "data_dir=${oc.env:LAB}")
+    leave_environment_out(config)
+    assert config.data_dir == "hunter2"
+    assert "hunter2" not in json.dumps({name: plain(config[name]) for name in ("model", "logger")})
+
+
+def test_secrets_of_the_environment_reach_no_file(call, data_dir, tmp_path, undrawn, monkeypatch):
+    monkeypatch.setenv("LAB", "hunter2hunter2")
+    said = [argument % "LAB" for argument in SAID]
+    quick = [word for word in QUICK if not word.startswith("logger")]
+    status, out, err = call("train", "dataset=tiny", f"data_dir={data_dir}", *GRU, *quick, "trainer.max_steps=1", *said)
+    assert status == 0, err
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"hunter2" not in written and "hunter2" not in out + "".join(err)
+    status, out, err = call("train", "dataset=tiny", *GRU, *quick, "model.name=${oc.env:WANDB_API_KEY}")
+    assert status == 1 and len(err) == 1 and "model.name: got ${oc.env:WANDB_API_KEY}" in err[0]
