@@ -238,3 +238,15 @@ def test_substeps_are_passed_on_as_they_are():
         slopes = [jax.jit(make(ending))(1.0) for make in (jax.grad, jax.jacfwd)]
         finite = (jax.jit(ending)(1 + 1e-5) - jax.jit(ending)(1 - 1e-5)) / 2e-5
     np.testing.assert_allclose(slopes, finite, rtol=1e-6)
+
+
+@EACH
+@pytest.mark.parametrize("large", [2**53 + 1, 2**63, 2**64, 10**30])
+def test_integers_of_any_size_are_numbers(vibrating, large):
+    "From 2^64 on they are objects to NumPy: the motion is that of the same number with a point."
+    for name in set(vibrating.units) - {"poisson"}:  # which is below 0.5
+        whole, real = (replace(vibrating, **{name: kind(large)}) for kind in (int, float))
+        n_modes = (2,) * vibrating.ndim
+        whole, real = (np.asarray(x.modal(n_modes, nonlinear=False).bank.omega_sq) for x in (whole, real))
+        assert whole.dtype == float
+        np.testing.assert_array_equal(whole, real)

@@ -241,6 +241,8 @@ def check_quantities(
         if isinstance(value, (int, float, jax.Array)):
             refuse = check_non_negative if field.name in may_vanish else check_positive
             refuse(field.name, value)
+            if isinstance(value, int) and value > 2**53:  # beyond, integers of Python are objects to NumPy
+                object.__setattr__(vibrating, field.name, float(value))
         else:
             # JAX rebuilds dataclasses around placeholders while it transforms functions; text is a mistake
             check(not isinstance(value, str), field.name, got=repr(value), expected="a number in SI units")
