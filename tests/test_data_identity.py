@@ -18,6 +18,8 @@ from physmodjax.datasets import generate as generation
 from physmodjax.datasets.loader import write_statistics
 from physmodjax.experiments import RunOptions, train
 
+pytestmark = pytest.mark.training  # wrong input of every kind: many cases, none of them a law
+
 
 @pytest.fixture(scope="module")
 def spec():

@@ -21,6 +21,8 @@ from physmodjax.datasets import loader as loading
 from physmodjax.datasets.format import SPLITS, read_header, read_trajectories
 from physmodjax.datasets.generate import generate, verify
 
+pytestmark = pytest.mark.training  # wrong input of every kind: many cases, none of them a law
+
 
 def _external_link(file, path):
     del file["t0_fields/displacement"]

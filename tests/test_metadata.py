@@ -16,6 +16,8 @@ from physmodjax.experiments.record import Record
 from physmodjax.experiments.trained import TrainedModel, check_metadata
 from physmodjax.training.checkpoint import Checkpoints, load_variables
 
+pytestmark = pytest.mark.training  # wrong input of every kind: many cases, none of them a law
+
 WRONG = [None, [], [1], {}, {"a": 1}, "", "x", True, 0, -1, 10**12, 10**400, 1.5, 1e300, float("nan"), [[None]]]
 FEW = [None, [1], "x", 10**400]
 

@@ -18,6 +18,8 @@ from physmodjax.experiments.options import check_command, check_loss, check_opti
 from physmodjax.experiments.run import RunOptions, describe_model
 from physmodjax.training.optim import OPTIMIZERS
 
+pytestmark = pytest.mark.training  # wrong input of every kind: many cases, none of them a law
+
 # Values of every kind, and for each kind of key, independently of the schemas, which of them it takes.
 
 VALUES = [

@@ -20,6 +20,8 @@ from physmodjax.solvers import (
     simulate_finite_difference,
 )
 
+pytestmark = pytest.mark.training  # wrong input of every kind: many cases, none of them a law
+
 STRING, STRAIGHT = NYLON_STRING.modal(6), NYLON_STRING.modal(6, nonlinear=False)
 Q = np.eye(6)[0] * 1e-3
 U = np.eye(21)[10] * 1e-3

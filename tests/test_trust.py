@@ -245,6 +245,7 @@ SAID = [
 ]  # fmt: skip
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("argument", [
     *SAID, "seed=${oc.env:%s}", "dataset.name=${oc.env:%s}", "audio.pickup='${oc.decode:${oc.env:%s}}'",
     "data_dir=${oc.env:%s}/x", "optimizer.schedule=${oc.env:%s,cosine}", "trainer.max_steps='${oc.env: %s }'",
