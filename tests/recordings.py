@@ -1,6 +1,9 @@
 "Trajectories, files of them, and refusals, for the tests of data."
 import re
+import subprocess
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -77,6 +80,19 @@ def one_line(info, *words):
 
 def bytes_of(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@contextmanager
+def small_disk(folder: Path, size: str):
+    "A disk of that size, which can grow; the test is skipped where none can be mounted."
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    try:
+        yield lambda larger: subprocess.run(["mount", "-o", f"remount,size={larger}", str(folder)], check=True)
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # a log file may still be open
 
 
 # A small set, to be made by a process of its own

@@ -5,7 +5,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import training_problem
 from commands import GRU, QUICK, leftovers
-from recordings import one_line, random_fields, write
+from recordings import one_line, random_fields, small_disk, write
 from training_problem import history, numbers, problem, resume, start
 
 from physmodjax.core import files
@@ -357,19 +356,6 @@ def file_size_limit(n_bytes: int):
         signal.signal(signal.SIGXFSZ, previous)
 
 
-@contextmanager
-def small_disk(folder: Path, size: str):
-    "A disk of that size; the test is skipped where none can be mounted."
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no right to mount a small disk")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # a log file may still be open
-
-
 def test_data_that_cannot_be_written(refused, call, tmp_path):
     with file_size_limit(20_000):
         line = refused("generate", "dataset=tiny", "data_dir=data")
@@ -379,7 +365,8 @@ def test_data_that_cannot_be_written(refused, call, tmp_path):
 
 
 def test_data_on_a_full_disk(refused, tmp_path):
-    with small_disk(tmp_path / "disk", "64k") as disk:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "64k"):
         line = refused("generate", "dataset=tiny", f"data_dir={disk}")
         assert "disk space for tiny: got" in line or "No space left on device" in line and ".hdf5" in line
         assert not leftovers(disk)
@@ -387,7 +374,8 @@ def test_data_on_a_full_disk(refused, tmp_path):
 
 def test_checkpoints_on_a_full_disk(refused, data_dir, tmp_path, undrawn):
     "One line, and nothing that looks like a finished run."
-    with small_disk(tmp_path / "disk", "128k") as disk:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "128k"):
         sizes = ["model=gru", "model.network.d_model=64", "model.network.n_layers=0"]
         steps = ["trainer.max_steps=2", "audio.enabled=false"]
         line = refused(

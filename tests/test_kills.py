@@ -7,12 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from commands import GRU, QUICK
-from recordings import GENERATE, bytes_of
+from recordings import GENERATE, bytes_of, small_disk
 from training_problem import history, numbers, resume, start
 
 from physmodjax.training.checkpoint import Checkpoints
@@ -127,19 +126,6 @@ def test_a_killed_generation_ends_as_one_that_was_not(root, tmp_path):
 
 
 # Disks that fill up
-
-
-@contextmanager
-def small_disk(folder: Path, size: str):
-    "A disk of that size, which can grow; the test is skipped where none can be mounted."
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no right to mount a small disk")
-    try:
-        yield lambda larger: subprocess.run(["mount", "-o", f"remount,size={larger}", str(folder)], check=True)
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # a log file may still be open
 
 
 def pages(share: float, folder: Path) -> str:
