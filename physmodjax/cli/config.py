@@ -17,7 +17,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import hydra
@@ -42,7 +42,7 @@ from ..experiments.options import check_command
 from ..experiments.record import Record, check_resumable, differences, names_secret, within
 from ..experiments.run import describe_model
 from ..experiments.trained import TrainedModel, check_metadata
-from ..training.checkpoint import Checkpoints
+from ..training.checkpoint import newest_metadata
 from .processes import Refused, join_job
 
 # %% ../../nbs/cli/config.ipynb #258ab08e
@@ -112,9 +112,8 @@ _STORED = ("seed", "model", "trainer", "optimizer", "loss", "dataset", "object",
 
 def _settings_of(folder: Path) -> dict:
     "What a run was asked for, as its newest checkpoint says or, before there is one, its claim."
-    place = folder / "checkpoints"
-    if place.is_dir() and Checkpoints(place, read_only=True).steps:
-        metadata = Checkpoints(place, read_only=True).read("latest")[1]
+    metadata = newest_metadata(folder / "checkpoints")
+    if metadata is not None:
         check_metadata(metadata, folder)
         return metadata["settings"]
     settings = Record(folder).read_claim().get("settings")
@@ -253,18 +252,24 @@ _OF_ENVIRONMENT = re.compile(r"oc\.env:\s*([^,}\s]+)")
 _SAYS_ONLY = ("model.name", "logger.project", "logger.name", "logger.group", "logger.tags")  # in what is written
 
 
+def _texts(part, path: str = "") -> Iterator[tuple[str, str]]:
+    "Dotted name and content of every text in nested plain data; those of a list have the name of the list."
+    if isinstance(part, Mapping):
+        for name, value in part.items():
+            yield from _texts(value, f"{path}.{name}".lstrip("."))
+    elif isinstance(part, list):
+        for value in part:
+            yield from _texts(value, path)
+    elif isinstance(part, str):
+        yield path, part
+
+
 def leave_environment_out(
     config: DictConfig,  # as composed; changed in place
 ) -> None:
     "Takes what the environment says out of descriptive texts. Raises ValueError for a variable that names a secret."
-    pending = [("", OmegaConf.to_container(config, resolve=False))]
-    while pending:
-        path, value = pending.pop()
-        if isinstance(value, Mapping):
-            pending += [(f"{path}.{key}".lstrip("."), part) for key, part in value.items()]
-        elif isinstance(value, list):
-            pending += [(path, part) for part in value]
-        for variable in _OF_ENVIRONMENT.findall(value) if isinstance(value, str) else ():
+    for path, text in _texts(OmegaConf.to_container(config, resolve=False)):
+        for variable in _OF_ENVIRONMENT.findall(text):
             hint = "a secret is no part of a configuration; W&B reads WANDB_API_KEY itself"
             what = f"${{oc.env:{variable}}}"
             check(not names_secret(variable), path, got=what, expected="no variable of that name", hint=hint)

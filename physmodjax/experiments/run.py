@@ -31,7 +31,7 @@ from ..datasets.format import check_memory
 from ..datasets.generate import DatasetSpec, spec_to_dict
 from ..datasets.loader import Loader
 from ..evaluation.plots import figure_png
-from ..training.checkpoint import Checkpoints
+from ..training.checkpoint import Checkpoints, newest_metadata
 from ..training.loop import FitOptions, FitResult, fit
 from ..training.losses import weighted_loss
 from ..training.objective import Objective
@@ -351,10 +351,10 @@ def finished_before(
 # %% ../../nbs/experiments/run.ipynb #9d7f36a0
 def _check_same_training(setup: Setup, record: Record) -> None:
     "Raises ValueError if what is asked for is not the run in the folder, and says what follows from what may change."
-    folder = record.folder / "checkpoints"
-    if not folder.is_dir() or not Checkpoints(folder, read_only=True).steps:
+    metadata = newest_metadata(record.folder / "checkpoints")
+    if metadata is None:
         return
-    stored = Checkpoints(folder, read_only=True).read("latest")[1].get("settings") or {}
+    stored = metadata.get("settings") or {}
     asked = json.loads(json.dumps(setup.metadata()["settings"]))
     changes = {}
     for group in (name for name in stored if name in asked and name != "data"):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'CheckpointError', 'flatten_state', 'unflatten_state', 'AccessError', 'Checkpoints', 'restore',
-           'load_variables']
+           'newest_metadata', 'load_variables']
 
 # %% ../../nbs/training/checkpoint.ipynb #a467fb3f
 import contextlib
@@ -276,6 +276,14 @@ def restore(
 ) -> tuple[TrainState, dict]:  # state and metadata
     "Restores the state of a run. Raises CheckpointError if it is missing, damaged, foreign or does not fit."
     return Checkpoints(Path(run_dir) / "checkpoints", read_only=True).restore(template, which)
+
+
+def newest_metadata(
+    directory: str | Path,  # of checkpoints
+) -> dict | None:
+    "What the newest checkpoint says beside its arrays; None where there is none. Raises CheckpointError for damage."
+    checkpoints = Checkpoints(directory, read_only=True) if Path(directory).is_dir() else None
+    return checkpoints.read("latest")[1] if checkpoints is not None and checkpoints.steps else None
 
 
 def load_variables(
