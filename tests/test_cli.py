@@ -181,6 +181,12 @@ MISTAKES = {
     "negative seed": (["seed=-1"], "seed: got -1"),
     "unknown field": (["model.fields=[pressure]"], "got 'pressure'"),
     "no context frame": (["model.context=0"], "context: got 0"),
+    "a context as long as the data": (["model.context=40"], "model.context: got 40, expected fewer than the 40 frames"),
+    "a context beyond them": (["model=dmd", "model.context=100000"], "expected fewer than the 40 frames"),
+    "a context as long as a window": (
+        ["model.context=20", "trainer.window_length=20"],
+        "model.context: got 20, expected fewer than the 20 frames of a training example; lower it or raise",
+    ),
     "unknown loss": (["loss.weights.mes=1"], "mes"),
     "no such example": (["evaluation.example=9"], "evaluation.example: got 9"),
     "pickup off the string": (["audio.pickup=2"], "audio.pickup: got 2"),

@@ -40,7 +40,7 @@ from ..experiments.build import check_network
 from ..experiments.data import CONF, named_spec, open_data
 from ..experiments.options import check_command
 from ..experiments.record import Record, check_resumable, differences, names_secret, within
-from ..experiments.run import describe_model
+from ..experiments.run import check_context, describe_model
 from ..experiments.trained import TrainedModel, check_metadata
 from ..training.checkpoint import newest_metadata
 from .processes import Refused, join_job
@@ -84,8 +84,10 @@ def _fields_of_model(config: DictConfig) -> list[str] | None:
     if "path" not in dataset:
         for name in fields or ():
             check_choice("model.fields", name, list(FIELD_UNITS))
-        sizes = {"grid": named_spec(dataset, plain(config.object)).scene.grid, "context": model["context"]}
-        sizes |= {"channels": len(fields or ["displacement"]), "batch_size": plain(config.trainer).get("batch_size", 1)}
+        scene, trainer = named_spec(dataset, plain(config.object)).scene, plain(config.trainer)
+        check_context(model, trainer.get("window_length"), scene.n_steps)
+        sizes = {"grid": scene.grid, "context": model["context"], "channels": len(fields or ["displacement"])}
+        sizes["batch_size"] = trainer.get("batch_size", 1)
         check_network(model["network"], plain(config.allow), **sizes)
     return fields
 
