@@ -212,11 +212,8 @@ def test_starts_that_are_not_real_and_finite_are_refused():
 
 
 @pytest.mark.parametrize("nonlinear", [False, True])
-def test_groups_and_substeps_are_whole_numbers(nonlinear):
+def test_substeps_are_whole_numbers(nonlinear):
     system, q0 = NYLON_STRING.modal(4, nonlinear), np.full((2, 4), 1e-5)
-    for group in (0, -1, 2.0, True):
-        with pytest.raises(ValueError, match="group: got "):
-            simulate(system, q0, 0 * q0, 8000.0, 20, group=group)
     for substeps in (1.5, 2.0, 0, -3, [1, 0], True, np.nan, "2", Substeps(0, 1e-6)):
         with pytest.raises(ValueError, match="substeps: got [^\n]*, expected whole numbers of at least 1"):
             simulate(system, q0, 0 * q0, 8000.0, 20, substeps=substeps)

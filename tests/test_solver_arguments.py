@@ -40,7 +40,6 @@ def refused(call):
 
 @pytest.mark.parametrize("system", [STRING, STRAIGHT], ids=["nonlinear", "linear"])
 @pytest.mark.parametrize(("name", "values"), [
-    ("group", [value for value in NO_COUNT if value is not None]),
     ("substeps", [-1, 0, 1.5, 2.0, "a", True, math.nan, 1j, [1, 2.5], np.array([1.0]), {}, []]),
     ("order", [-1, 0, 3, 1.5, "a", None, [4], math.nan]),
     ("rtol", [-1, 0, "a", True, math.nan, None, 1e-20, [1e-6], 2, 1j, math.inf]),
@@ -58,13 +57,6 @@ def test_a_simulation_refuses(system, name, values):
     if name == "rtol":
         for value in values:
             refused(lambda value=value: choose_substeps(system, Q, 0 * Q, 8000.0, 16, rtol=value))
-
-
-@pytest.mark.parametrize("group", [None, 1, 2, np.int64(3), 100])
-def test_a_group_does_not_change_the_motion(group):
-    q0 = Q * np.arange(1, 6)[:, None]
-    whole = simulate(STRING, q0, 0 * q0, 8000.0, 16, substeps=4)[0]
-    np.testing.assert_allclose(simulate(STRING, q0, 0 * q0, 8000.0, 16, substeps=4, group=group)[0], whole, atol=1e-15)
 
 
 @pytest.mark.parametrize("count", [3, np.int32(3), np.array(3), np.full(5, 3)], ids=repr)

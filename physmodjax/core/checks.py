@@ -76,9 +76,11 @@ def check_choice(
 ) -> None:
     "Raises ValueError unless `value` is one of `choices`; the message suggests the nearest one."
     choices = list(choices)
+    if value in choices:
+        return
     near = get_close_matches(str(value), [str(choice) for choice in choices], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else ""
-    check(value in choices, name, got=repr(value), expected="one of " + ", ".join(map(str, choices)), hint=hint)
+    check(False, name, got=repr(value), expected="one of " + ", ".join(map(str, choices)), hint=hint)
 
 
 def by_name(

@@ -8,6 +8,7 @@ __all__ = ['SCHEMES', 'Flow', 'damped_flow', 'apply_flow', 'Scheme', 'lobatto_ru
 
 # %% ../../nbs/core/splitting.ipynb #46f67b14
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -29,38 +30,45 @@ class Flow(NamedTuple):
     qf: jax.Array
 
 
-def _cos_sin(x, t):
+def _cos_sin(xp, x, t):
     "cos(√x t) - 1 and sin(√x t)/√x for x of either sign, differentiable at 0."
-    small = jnp.abs(x) * t**2 < 1e-8
-    root = jnp.sqrt(jnp.where(small, 1.0, jnp.abs(x)))
+    if xp is np and np.all(x * t**2 >= 1e-8):  # all modes ring, as they mostly do
+        root = np.sqrt(x)
+        return -2 * np.sin(root * t / 2) ** 2, np.sin(root * t) / root
+    small = abs(x) * t**2 < 1e-8
+    root = xp.sqrt(xp.where(small, 1.0, abs(x)))
     # e^{-σt} multiplies later and 2σt of several hundred would overflow first: such modes are dead within a sample
-    rate = jnp.minimum(root * t, 700.0)
-    cos = jnp.where(x > 0, -2 * jnp.sin(root * t / 2) ** 2, 2 * jnp.sinh(rate / 2) ** 2)
-    sin = jnp.where(x > 0, jnp.sin(root * t), jnp.sinh(rate)) / root
-    return jnp.where(small, -x * t**2 / 2, cos), jnp.where(small, t * (1 - x * t**2 / 6), sin)
+    rate = xp.minimum(root * t, 700.0)
+    cos = xp.where(x > 0, -2 * xp.sin(root * t / 2) ** 2, 2 * xp.sinh(rate / 2) ** 2)
+    sin = xp.where(x > 0, xp.sin(root * t), xp.sinh(rate)) / root
+    return xp.where(small, -x * t**2 / 2, cos), xp.where(small, t * (1 - x * t**2 / 6), sin)
 
 # %% ../../nbs/core/splitting.ipynb #282810ff
 def damped_flow(
     bank: OscillatorBank,  # (M,) modes
     t: jax.Array,  # s, () or broadcastable against (M,)
 ) -> Flow:  # (M,) each
-    "Exact solution of q'' + 2σ q' + ω² q = f over a time t, f constant."
+    "Exact solution of q'' + 2σ q' + ω² q = f over a time t, f constant; of NumPy arrays in NumPy, in double precision."
+    xp = jnp if any(isinstance(x, jax.Array) for x in (bank.omega_sq, bank.two_sigma, t)) else np
     omega_sq, sigma = bank.omega_sq, bank.two_sigma / 2
-    cos, sin = _cos_sin(omega_sq - sigma**2, t)
-    decay = jnp.exp(-sigma * t)
-    qv, both = decay * sin, decay * cos + jnp.expm1(-sigma * t)
-    qq = both + sigma * qv
-    slow = omega_sq * t**2 < 1e-10
-    qf = jnp.where(slow, _creep(bank.two_sigma, t), -qq / jnp.where(slow, 1.0, omega_sq))
-    return Flow(qq, qv, -omega_sq * qv, both - sigma * qv, qf)
+    with np.errstate(over="ignore", invalid="ignore"):
+        cos, sin = _cos_sin(xp, omega_sq - sigma**2, t)
+        decay = xp.exp(-sigma * t)
+        qv, both = decay * sin, decay * cos + xp.expm1(-sigma * t)
+        qq = both + sigma * qv
+        slow = omega_sq * t**2 < 1e-10
+        if xp is np and not slow.any():
+            return Flow(qq, qv, -omega_sq * qv, both - sigma * qv, -qq / omega_sq)
+        qf = xp.where(slow, _creep(xp, bank.two_sigma, t), -qq / xp.where(slow, 1.0, omega_sq))
+        return Flow(qq, qv, -omega_sq * qv, both - sigma * qv, qf)
 
 
-def _creep(two_sigma, t):
+def _creep(xp, two_sigma, t):
     "Displacement after a time t under a unit force where there is no stiffness."
     x = two_sigma * t
-    tiny = jnp.abs(x) < 1e-4
-    safe = jnp.where(tiny, 1.0, x)
-    return t**2 * jnp.where(tiny, 0.5 - x / 6, (safe + jnp.expm1(-safe)) / safe**2)
+    tiny = abs(x) < 1e-4
+    safe = xp.where(tiny, 1.0, x)
+    return t**2 * xp.where(tiny, 0.5 - x / 6, (safe + xp.expm1(-safe)) / safe**2)
 
 
 def apply_flow(
@@ -79,6 +87,23 @@ class Scheme(NamedTuple):
     weights: tuple[float, ...]  # sum 1
     corrector: float  # factor of h³ F'F, half at each end
     stages: tuple[float, ...]  # lengths of the composed steps, sum 1
+
+    @cache  # noqa: B019, there are three
+    def cycle(self) -> tuple[np.ndarray, np.ndarray]:  # (K,) lengths of flows; (K + 1, 2) factors of h F and h³ F'F
+        "A step as K times *kick, then flow*, kicks that neighbours share made one; last the half kick that leads in."
+        lengths, kicks = [], []
+        for index, length in enumerate(self.stages):
+            shared = self.stages[index - 1]
+            corrector = self.corrector / 2 * (shared**3 + length**3)
+            kicks += [(self.weights[0] * (shared + length), corrector)]
+            kicks += [(weight * length, 0.0) for weight in self.weights[1:-1]]
+            lengths += list(length * np.diff(self.nodes))
+        first = self.stages[0]
+        kicks += [(self.weights[0] * first, self.corrector / 2 * first**3)]
+        table = np.array(lengths), np.array(kicks)
+        for array in table:
+            array.setflags(write=False)
+        return table
 
 
 def lobatto_rule(

@@ -281,10 +281,9 @@ def _solve(spec: DatasetSpec, window: list[Shard], folder: Path, substeps: Subst
     scene = spec.scene
     draws = [scene.draw(index) for index in indices]
     problem = scene.released(draws)
-    options = {"substeps": substeps.count[indices], "group": scene.group(spec.n_trajectories)}
-    start = problem.q0, problem.qdot0
+    start, counts = (problem.q0, problem.qdot0), substeps.count[indices]
     with _named(folder / window[0].file, spec, indices):
-        q, qdot = simulate(problem.system, *start, rate=scene.rate, n_steps=scene.n_steps, **options)
+        q, qdot = simulate(problem.system, *start, rate=scene.rate, n_steps=scene.n_steps, substeps=counts)
     first = 0
     for shard in window:
         members, stop = indices[first : first + shard.count], first + shard.count

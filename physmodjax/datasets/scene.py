@@ -18,10 +18,9 @@ import numpy as np
 from ..core.checks import check, check_choice, check_integer, check_positive
 from ..objects import NYLON_STRING, ModalSystem, VibratingObject
 from ..solvers.excitation import EXCITATIONS, draw_shape
-from ..solvers.groups import group_size
 from ..solvers.problem import Problem, stack_systems
 from ..solvers.simulate import simulate
-from ..solvers.substeps import Substeps, check_rtol, choose_substeps
+from ..solvers.substeps import Substeps, check_rtol, substeps_for
 from .format import check_memory
 
 # %% ../../nbs/datasets/scene.ipynb #64be578d
@@ -111,12 +110,7 @@ class Scene:
         n_steps: int | None = None,  # samples; None: those of the scene
     ) -> Substeps:  # (N,) sub-steps per sample and the errors estimated for them
         "Sub-steps that meet rtol for each trajectory. Raises SimulationError if no number does."
-        p, group = self.problem(indices, n_steps), self.group(len(indices))
-        return choose_substeps(p.system, p.q0, p.qdot0, p.rate, p.n_steps, self.rtol, group=group)
-
-    def group(self, n_trajectories: int) -> int:
-        "Trajectories that are solved together; fixed for a set, so that its bytes do not depend on who makes it."
-        return group_size(int(np.prod(self.n_modes)), n_trajectories)
+        return substeps_for(self.problem(indices, n_steps), self.rtol)
 
     def trajectory(
         self,

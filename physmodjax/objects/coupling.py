@@ -41,6 +41,9 @@ class Coupling(Protocol):
     def columns(self) -> "Coupling":
         "The same, its arrays (M, 1), or (M, B) where each of B systems has its own, to stand beside states (M, B)."
 
+    def tension(self) -> tuple[jax.Array, jax.Array] | None:  # c, λ
+        "What makes it F = -c λq (Σ λq²), the force that `solvers.kernel` knows; None for another."
+
 # %% ../../nbs/objects/coupling.ipynb #0d747bbb
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -75,6 +78,10 @@ class Uncoupled:
     def columns(self) -> "Uncoupled":
         "Itself."
         return self
+
+    def tension(self) -> tuple[float, float]:  # c, λ
+        "0, 0."
+        return 0.0, 0.0
 
 # %% ../../nbs/objects/coupling.ipynb #995e609a
 @jax.tree_util.register_dataclass
@@ -123,3 +130,7 @@ class TensionCoupling:
         "Weights (M, 1) of one system; of a stack with weights (B, M), (M, B) beside strengths (B,)."
         weights = jnp.asarray(self.weights)
         return TensionCoupling(jnp.asarray(self.strength), weights.T if weights.ndim == 2 else weights[:, None])
+
+    def tension(self) -> tuple[jax.Array, jax.Array]:  # c, λ
+        "Its numbers."
+        return self.strength, self.weights

@@ -6,6 +6,7 @@
 __all__ = ['ModalSystem', 'modal_system', 'warn_if_aliased']
 
 # %% ../../nbs/objects/modes.ipynb #0cf7d3bf
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ class ModalSystem:
     @property
     def size(self) -> int:
         "Number of modes in all."
-        return int(np.prod(self.basis.n_modes))
+        return math.prod(self.basis.n_modes)
 
     def frequencies(self) -> np.ndarray:  # (M,) float64, Hz
         "Damped frequencies of the modes at small amplitude."

@@ -40,7 +40,6 @@ from physmodjax.solvers.excitation import (
 )
 from physmodjax.solvers.finite_difference import GridMotion, GridSystem, grid_system, simulate_finite_difference
 from physmodjax.solvers.forcing import force_signal, point_forcing
-from physmodjax.solvers.groups import group_size
 from physmodjax.solvers.pickup import bridge_force, pickup
 from physmodjax.solvers.problem import Problem, stack_systems
 from physmodjax.solvers.simulate import simulate
@@ -78,7 +77,6 @@ __all__ = [
     "force_signal",
     "gaussian_shape",
     "grid_system",
-    "group_size",
     "modal_mass",
     "modal_system",
     "nearest_note",

@@ -13,8 +13,8 @@ import numpy as np
 from ..core.checks import check, check_choice
 from ..core.splitting import SCHEMES
 from ..objects.modes import ModalSystem
-from .groups import resolved_group, solve_groups, solve_plainly
 from .problem import Problem
+from .solve import solve_plainly, solver_for
 from .substeps import refuse_overflow, substeps_for, whole_substeps
 
 # %% ../../nbs/solvers/simulate.ipynb #871ad32f
@@ -29,7 +29,6 @@ def simulate(
     order: int = 4,  # of the splitting: 2, 4 or 6
     substeps=None,  # per sample: a whole number, (...) of them, or Substeps; None: chosen from rtol for each trajectory
     progress: str | None = None,  # label of a progress bar
-    group: int | None = None,  # trajectories solved together, all with the same sub-steps; None: as is fastest
 ):  # q, qdot (..., n_steps, M) float64
     "Solves q'' + 2σ q' + ω² q = F(q) + f. Raises ValueError on bad sizes and if the motion leaves the finite numbers."
     problem = Problem(system, q0, qdot0, rate, n_steps, forcing)
@@ -39,11 +38,11 @@ def simulate(
     if problem.is_traced:
         return _simulate_traced(problem, substeps, order)
     flat = problem.flat()
-    resolved_group(flat, group)
+    solver = solver_for(flat, order)
     if substeps is None:
-        substeps = substeps_for(problem, rtol, order, group)
+        substeps = substeps_for(problem, rtol, order, solver)
     counts = np.broadcast_to(whole_substeps(substeps), problem.batch).reshape(-1)
-    states = solve_groups(flat, counts, order, group, progress)
+    states = solver.run(np.arange(len(counts)), counts, n_steps, progress)
     refuse_overflow(states[0], rate)
     return tuple(x.reshape(problem.batch + x.shape[1:]) for x in states)
 

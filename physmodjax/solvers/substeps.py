@@ -6,7 +6,7 @@
 __all__ = ['Substeps', 'whole_substeps', 'SimulationError', 'refuse_overflow', 'check_rtol', 'substeps_for', 'choose_substeps']
 
 # %% ../../nbs/solvers/substeps.ipynb #50b04da9
-from dataclasses import dataclass
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +14,8 @@ import numpy as np
 from ..core.checks import check, check_choice, check_positive
 from ..core.splitting import SCHEMES
 from ..objects.modes import ModalSystem
-from .groups import resolved_group, solve_groups
 from .problem import Problem
+from .solve import Solver, solver_for
 
 # %% ../../nbs/solvers/substeps.ipynb #9bd69fc6
 class Substeps(NamedTuple):
@@ -37,8 +37,9 @@ def whole_substeps(
 ) -> np.ndarray:  # of integers
     "The counts. Raises ValueError unless all are whole numbers from 1 on."
     counts = np.asarray(substeps)
-    whole = counts.dtype.kind in "iu" and counts.min(initial=1) >= 1
-    check(whole, "substeps", got=np.array2string(counts, threshold=8), expected="whole numbers of at least 1")
+    if counts.dtype.kind not in "iu" or counts.min(initial=1) < 1:
+        got = np.array2string(counts, threshold=8)
+        check(False, "substeps", got=got, expected="whole numbers of at least 1")
     return counts
 
 # %% ../../nbs/solvers/substeps.ipynb #f9c8ebbe
@@ -77,7 +78,15 @@ def _refuse_roughness(trajectory, count, error, states):
     raise SimulationError(message, trajectory, int(np.argmax(bad)) if bad.any() else None)
 
 # %% ../../nbs/solvers/substeps.ipynb #a4c4871c
-_PART, _WHOLE, _SAMPLE, _SAFETY, _MOST = 256, 4000, 8, 2.0, 512
+_SAMPLE, _MOST, _TREND = 8, 512, 1e-4
+
+
+def _stretches(n_steps, n, forced):
+    "Samples of the part and of the whole, so short that choosing costs about a fifth of solving."
+    if forced or n_steps <= 256:  # a force may come late
+        return n_steps, n_steps
+    part = int(np.clip(n_steps // 32, 128, 512))
+    return part, min(max(3 * part, n_steps * n // (16 * _SAMPLE)), n_steps)
 
 
 def _ladder(least):
@@ -86,13 +95,9 @@ def _ladder(least):
     return np.where((0.75 * power >= least) & (power > 2), 0.75 * power, power).astype(int)
 
 
-def _errors(states, finer, order):
-    "Relative L2 error of each trajectory of q and q' (B, 2, T, M), the larger of the two; inf if not finite."
-    norm = lambda x: np.sqrt(np.einsum("bstm,bstm->bs", x, x))  # noqa: E731
-    with np.errstate(over="ignore", invalid="ignore"):
-        size = norm(finer)
-        error = (norm(states - finer) / np.where(size == 0, 1.0, size)).max(axis=1) / (1 - 2.0**-order)
-    return np.where(np.isfinite(error), error, np.inf)
+def _errors(solver, rows, counts, marks, order):
+    "Relative L2 error of each trajectory over its first samples, (n, marks), of q or q', whichever is larger."
+    return solver.compare(rows, counts, marks) / (1 - 2.0**-order)
 
 
 def _first_guess(system, rate, order):
@@ -101,33 +106,17 @@ def _first_guess(system, rate, order):
     return int(_ladder(swing / (6.0 if order == 2 else 12.0)))
 
 # %% ../../nbs/solvers/substeps.ipynb #454c266b
-@dataclass(frozen=True)
-class _Trials:
-    problem: Problem  # flat
-    order: int
-    group: int
-
-    def states(self, indices, counts, n_steps):
-        "q and q' of some trajectories over the first n_steps samples, (n, 2, n_steps, M)."
-        counts = np.broadcast_to(counts, indices.shape)
-        return np.stack(solve_groups(self.problem.take(indices, n_steps), counts, self.order, self.group), axis=1)
-
-
 class _Pilot(NamedTuple):
     count: np.ndarray  # (B,) sub-steps whose error over the first part is known
     error: np.ndarray  # (B,) that error
     slope: np.ndarray  # (B,) how it falls with the count, as a power
 
     @classmethod
-    def run(cls, trials, part, tolerance):
-        "Doubles the sub-steps of each trajectory until its error over the first part is small enough."
-        order, n = trials.order, len(trials.problem.q0)
-        rows, count = np.arange(n), _first_guess(trials.problem.system, trials.problem.rate, order)
-        pilot, before = cls(*(np.zeros(n) for _ in range(3))), np.full(n, np.inf)
-        coarse = trials.states(rows, count, part)
+    def run(cls, solver, n, count, part, tolerance, order):
+        "Doubles the sub-steps of n trajectories until the error of each over the first part is small enough."
+        rows, pilot, before = np.arange(n), cls(*(np.zeros(n) for _ in range(3))), np.full(n, np.inf)
         while len(rows):
-            finer = trials.states(rows, 2 * count, part)
-            error = _errors(coarse, finer, order)
+            error = _errors(solver, rows, np.full(len(rows), count), [part], order)[:, 0]
             with np.errstate(divide="ignore", invalid="ignore"):
                 fall = np.log2(before[rows] / error)
             pilot.count[rows], pilot.error[rows] = count, error
@@ -135,8 +124,9 @@ class _Pilot(NamedTuple):
             before[rows] = error
             hard = error > tolerance
             if hard.any() and 2 * count > _MOST:
-                _refuse_roughness(rows[hard][0], count, error[hard][0], finer[hard][0])
-            rows, coarse, count = rows[hard], finer[hard], 2 * count
+                states = solver.run(rows[hard][:1], np.array([2 * count]), part)
+                _refuse_roughness(rows[hard][0], count, error[hard][0], np.concatenate(states))
+            rows, count = rows[hard], 2 * count
         return pilot
 
     def settle(self, rtol, factor, order):
@@ -153,15 +143,14 @@ class _Pilot(NamedTuple):
         return Substeps(count, np.maximum(expected, 1e-12))
 
 # %% ../../nbs/solvers/substeps.ipynb #7a655648
-def _growth(trials, pilot, target, part, whole):
+def _growth(solver, pilot, part, whole, order):
     "Error of the whole run over that of its part, the worst of a sample from soft to hard."
-    hardness = np.lexsort((pilot.error, pilot.count))
-    sample = hardness[np.unique(np.linspace(0, len(hardness) - 1, _SAMPLE).astype(int))]
-    counts = _Pilot(*(x[sample] for x in pilot)).settle(_SAFETY * target, _SAFETY, trials.order).count
-    for half in np.array_split(np.arange(len(sample)), 2):  # two kinds of groups
-        counts[half] = counts[half].max(initial=1)
-    coarse, finer = (trials.states(sample, n * counts, whole) for n in (1, 2))
-    short, long = (_errors(coarse[:, :, :n], finer[:, :, :n], trials.order) for n in (part, whole))
+    sample = np.arange(len(pilot.count))
+    if len(sample) > _SAMPLE:
+        sample = np.lexsort((pilot.error, pilot.count))[np.linspace(0, len(sample) - 1, _SAMPLE).astype(int)]
+    half = pilot.error[sample] * 2.0**order < 10 * _TREND  # the ratio hardly depends on the sub-steps
+    counts = np.maximum(pilot.count[sample].astype(int) // np.where(half, 2, 1), 1)
+    short, long = _errors(solver, sample, counts, [part, whole], order).T
     return float(np.clip(np.max(long / np.maximum(short, 1e-11)), 0.5, whole / part))
 
 
@@ -178,7 +167,7 @@ def substeps_for(
     problem: Problem,
     rtol: float = 1e-6,  # requested relative L2 error of a trajectory
     order: int = 4,  # 2, 4 or 6
-    group: int | None = None,  # as in simulate
+    solver: Solver | None = None,  # of the flat problem in that order; None: made here
 ) -> Substeps:  # (...) each
     "The numbers of sub-steps found to meet rtol for each trajectory, by step doubling. Raises ValueError if none does."
     check_rtol(rtol)
@@ -186,17 +175,17 @@ def substeps_for(
     batch, n_steps = problem.batch, problem.n_steps
     if problem.system.coupling.linear or n_steps == 1:
         return Substeps(np.ones(batch, int), np.full(batch, 1e-12)) if batch else Substeps(1, 1e-12)
-    flat = problem.flat()
-    trials = _Trials(flat, order, resolved_group(flat, group))
-    whole = min(n_steps, _WHOLE if len(flat.q0) > 4 * _SAMPLE else 6 * _PART)
-    part = min(whole, _PART + 1) if problem.forcing is None else whole  # a force may come late
-    target, growth = rtol / _SAFETY, 1.0
-    pilot = _Pilot.run(trials, part, target)
+    solver = solver_for(problem.flat(), order) if solver is None else solver
+    n = math.prod(batch)
+    part, whole = _stretches(n_steps, n, problem.forcing is not None)
+    margin, growth = 2.5 if n <= _SAMPLE else 3.5, 1.0
+    tolerance = min(rtol / margin * 2.0**order, max(rtol / margin, _TREND))  # the next doubling need not be tried
+    pilot = _Pilot.run(solver, n, _first_guess(problem.system, problem.rate, order), part, tolerance, order)
     if n_steps > part:
-        growth = _growth(trials, pilot, target, part, whole)
-        rise = np.log(growth) / np.log(whole / part) if whole > part else 1.0
+        growth = _growth(solver, pilot, part, whole, order)
+        rise = np.log(growth) / np.log(whole / part)
         growth *= (n_steps / whole) ** np.clip(rise, 0.5, 1.0)
-    chosen = pilot.settle(rtol, _SAFETY * growth, order)
+    chosen = pilot.settle(rtol, margin * growth, order)
     return Substeps(*(x.reshape(batch) for x in chosen)) if batch else chosen.worst()
 
 # %% ../../nbs/solvers/substeps.ipynb #edb2e1a2
@@ -209,7 +198,6 @@ def choose_substeps(
     rtol: float = 1e-6,  # requested relative L2 error of a trajectory
     order: int = 4,  # 2, 4 or 6
     forcing=None,  # (..., n_steps - 1, M) or None
-    group: int | None = None,  # as in simulate
 ) -> Substeps:  # (...) each
     "`substeps_for` the problem of these. Raises ValueError if no number of sub-steps meets rtol."
-    return substeps_for(Problem(system, q0, qdot0, rate, n_steps, forcing), rtol, order, group)
+    return substeps_for(Problem(system, q0, qdot0, rate, n_steps, forcing), rtol, order)

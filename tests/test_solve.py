@@ -1,0 +1,114 @@
+"Machine code and JAX solve the same problems; where the one is missing the other serves."
+import subprocess
+import sys
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from physmodjax.core.oscillators import OscillatorBank
+from physmodjax.objects import MYLAR_MEMBRANE, NYLON_STRING, STEEL_BAR
+from physmodjax.solvers import Problem, choose_substeps, simulate, stack_systems
+from physmodjax.solvers.solve import CompiledSolver, JaxSolver, solver_for
+
+
+def drawn(seed):
+    "A problem, sub-steps and an order, drawn: any object, a stack or one, forced or not, modes overdamped or floppy."
+    rng = np.random.default_rng(seed)
+    thing, size = [(NYLON_STRING, int(rng.integers(1, 20))), (MYLAR_MEMBRANE, (3, 4)), (STEEL_BAR, 6)][seed % 3]
+    system, n = thing.modal(size, nonlinear=seed % 4 != 3), int(rng.integers(1, 4))
+    if seed % 5 == 4:
+        two_sigma = np.where(rng.random(system.size) < 0.3, 1e5, system.bank.two_sigma)
+        omega_sq = np.where(rng.random(system.size) < 0.2, 0.0, system.bank.omega_sq)
+        system = replace(system, bank=OscillatorBank(omega_sq, two_sigma))
+    if seed % 2:
+        words = [replace(thing, rho=thing.rho * factor) for factor in rng.uniform(0.8, 1.2, n)]
+        system = stack_systems([word.modal(size, nonlinear=seed % 4 != 3) for word in words])
+    shape = (n, system.size)
+    q0, qdot0 = (scale * rng.normal(size=shape) / np.arange(1, system.size + 1) for scale in (3e-4, 0.1))
+    forcing = 100 * rng.normal(size=(n, 299, system.size)) if rng.random() < 0.5 else None
+    return Problem(system, q0, qdot0, 16000.0, 300, forcing), rng.integers(1, 6, n), int(rng.choice([2, 4, 6]))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_machine_code_computes_what_jax_computes(seed):
+    problem, counts, order = drawn(seed)
+    rows = np.arange(len(counts))
+    ours, theirs = (kind(problem, order).run(rows, counts, 300) for kind in (CompiledSolver, JaxSolver))
+    for a, b in zip(ours, theirs, strict=True):
+        assert np.all(np.linalg.norm(a - b, axis=(1, 2)) <= 1e-13 * np.linalg.norm(b, axis=(1, 2)))
+    near, far = (kind(problem, order).compare(rows, counts, [100, 300]) for kind in (CompiledSolver, JaxSolver))
+    np.testing.assert_allclose(near, far, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 255, 256, 257, 1000])
+@pytest.mark.parametrize("nonlinear", [False, True])
+def test_the_beginning_of_a_run_does_not_depend_on_its_length(nonlinear, n_steps):
+    system = NYLON_STRING.modal(7, nonlinear)
+    q0 = 1e-3 / np.arange(1, 8) ** 2
+    whole = simulate(system, q0, 0 * q0, 16000.0, 1000, substeps=3)
+    part = simulate(system, q0, 0 * q0, 16000.0, n_steps, substeps=3)
+    for a, b in zip(part, whole, strict=True):
+        np.testing.assert_allclose(a, b[:n_steps], rtol=0, atol=1e-14 * abs(b).max())
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (40,), (2, 3), (0,)])
+def test_any_batch_is_solved_as_its_members(batch):
+    system, rng = NYLON_STRING.modal(5), np.random.default_rng(0)
+    q0 = 1e-3 * rng.normal(size=(*batch, 5))
+    q, qdot = simulate(system, q0, 0 * q0, 16000.0, 50, substeps=2)
+    assert q.shape == qdot.shape == (*batch, 50, 5)
+    for index in list(np.ndindex(batch))[:3]:
+        np.testing.assert_array_equal(q[index], simulate(system, q0[index], 0 * q0[index], 16000.0, 50, substeps=2)[0])
+
+
+@jax.tree_util.register_static
+class Cubic:
+    "A spring of its own under each mode, which no compiled step knows."
+
+    linear = False
+
+    def force(self, q):
+        return -1e12 * q**3
+
+    def potential(self, q):
+        return 2.5e11 * (q**4).sum(axis=0)
+
+    def kick(self, q, first, second):
+        return first * self.force(q) + second * 3e24 * q**5
+
+    def columns(self):
+        return self
+
+    def tension(self):
+        return None
+
+
+def test_a_coupling_of_ones_own_is_solved_by_jax():
+    system = replace(NYLON_STRING.modal(3), coupling=Cubic())
+    q0 = np.array([1e-3, 2e-4, 1e-4])
+    assert isinstance(solver_for(Problem(system, q0[None], 0 * q0[None], 16000.0, 100)), JaxSolver)
+    chosen = choose_substeps(system, q0, 0 * q0, 16000.0, 100)
+    q, qdot = simulate(system, q0, 0 * q0, 16000.0, 100, substeps=chosen)
+    finer, _ = simulate(system, q0, 0 * q0, 16000.0, 100, substeps=4 * chosen.count, order=6)
+    assert np.linalg.norm(q - finer) <= 1e-6 * np.linalg.norm(finer)
+
+
+def test_without_numba_jax_takes_the_steps_and_it_is_said_once():
+    program = """
+import sys
+sys.modules["numba"] = None
+import numpy as np
+from physmodjax.solvers import NYLON_STRING, simulate
+system, q0 = NYLON_STRING.modal(5), 1e-3 / np.arange(1, 6) ** 2
+for _ in range(2):
+    q, _ = simulate(system, q0, 0 * q0, 16000.0, 200)
+print(repr(float(np.linalg.norm(q))))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    system, q0 = NYLON_STRING.modal(5), 1e-3 / np.arange(1, 6) ** 2
+    expected = np.linalg.norm(simulate(system, q0, 0 * q0, 16000.0, 200)[0])
+    np.testing.assert_allclose(float(done.stdout), expected, rtol=1e-6)
+    lines = [line for line in done.stderr.splitlines() if "compiled" in line]
+    assert len(lines) == 1 and lines[0].startswith("no compiled solver, JAX takes the steps"), done.stderr
