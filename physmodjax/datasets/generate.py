@@ -33,6 +33,7 @@ from ..core.checks import check, check_choice, check_integer
 from ..core.files import atomic_write
 from ..objects import PRESETS, warn_if_aliased
 from ..solvers.simulate import simulate
+from ..solvers.solve import n_cores
 from ..solvers.substeps import SimulationError, Substeps
 from . import format as hdf5
 from .format import DatasetError, check_samples, read_header, read_manifest, write_trajectories
@@ -268,6 +269,9 @@ def _write_shard(spec, shard, folder, states, drawn, substeps) -> None:
     write_trajectories(path, fields, time=time, axes=scene.axes, name=spec.name, **options)
 
 # %% ../../nbs/datasets/generate.ipynb #61e8ef56
+_WRITERS = 2  # files written at a time, while the next are solved
+
+
 def _windows(spec: DatasetSpec, todo: list[Shard]) -> Iterator[list[Shard]]:
     "Shards whose modal states fit into half a gigabyte together."
     room = 5e8 / (16 * spec.scene.n_steps * np.prod(spec.scene.n_modes))
@@ -311,14 +315,14 @@ def write_shards(
                 failed.append(True)
                 raise
 
-    with ThreadPoolExecutor(1) as writer:
+    with ThreadPoolExecutor(_WRITERS) as writers:
         pending = []
         try:
             for window in _windows(spec, todo):
                 solved = list(_solve(spec, window, folder, substeps))
                 _drain(pending, report)  # at most two windows are in memory
                 for shard, *rest in solved:
-                    job = writer.submit(write, shard, folder, *rest)
+                    job = writers.submit(write, shard, folder, *rest)
                     pending.append((job, shard.count))
                 del solved, rest
             _drain(pending, report)
@@ -491,14 +495,16 @@ def check_members(
 # %% ../../nbs/datasets/generate.ipynb #a75298e7
 def _finish(folder: Path, spec: DatasetSpec, made: set[str]) -> None:
     "Statistics and manifest; `made` are the files that this call has written."
-    files = {}
-    for shard in shards(spec):
+    def entry(shard):
         path = folder / shard.file
         check_member(path, spec, shard)
         if shard.file not in made:
             check_samples(path)
             _check_sums(path)
-        files[shard.file] = {"sha256": _sha256(path), "bytes": path.stat().st_size, "n_trajectories": shard.count}
+        return {"sha256": _sha256(path), "bytes": path.stat().st_size, "n_trajectories": shard.count}
+
+    with ThreadPoolExecutor(n_cores()) as pool:
+        files = {shard.file: found for shard, found in zip(shards(spec), pool.map(entry, shards(spec)), strict=True)}
     atomic_write(folder / "stats.yaml", yaml.safe_dump(_statistics(folder, spec)).encode())
     manifest = {"name": spec.name, "physmodjax_version": physmodjax.__version__, "files": files}
     manifest["statistics"] = {"sha256": _sha256(folder / "stats.yaml")}
@@ -542,7 +548,7 @@ def _check_room(spec: DatasetSpec, root: Path) -> None:
     got, there = f"{samples / 1e6:,.3f} MB", f"less than the {free / 1e6:,.3f} MB that are free"
     check(samples < free, f"disk space for {spec.name}", got=got, expected=there, hint=hint)
     per_file = min(_shard_size(spec), count)
-    needed = 8 * count * (points + 8 * modes) + per_file * scene.n_steps * (16 * modes + 24 * points)
+    needed = 8 * count * (points + 8 * modes) + per_file * scene.n_steps * (32 * modes + 24 * _WRITERS * points)
     hdf5.check_memory(f"making {spec.name}", needed, hint)
 
 # %% ../../nbs/datasets/generate.ipynb #6e80ad3e
