@@ -9,7 +9,7 @@ import pytest
 
 from physmodjax.core.oscillators import OscillatorBank
 from physmodjax.objects import MYLAR_MEMBRANE, NYLON_STRING, STEEL_BAR
-from physmodjax.solvers import Problem, choose_substeps, simulate, stack_systems
+from physmodjax.solvers import Bow, Hammer, Problem, choose_substeps, contact, simulate, stack_systems
 from physmodjax.solvers.solve import CompiledSolver, JaxSolver, solver_for
 
 
@@ -112,3 +112,26 @@ print(repr(float(np.linalg.norm(q))))
     np.testing.assert_allclose(float(done.stdout), expected, rtol=1e-6)
     lines = [line for line in done.stderr.splitlines() if "compiled" in line]
     assert len(lines) == 1 and lines[0].startswith("no compiled solver, JAX takes the steps"), done.stderr
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_contact_in_machine_code_is_that_of_jax(seed):
+    "Hammers with and without loss, and bows, on strings, drums and bars, in both orders, with another force or none."
+    rng = np.random.default_rng(seed)
+    thing, size = [(NYLON_STRING, 11), (MYLAR_MEMBRANE, (3, 4)), (STEEL_BAR, 6)][seed % 3]
+    system, n, order = thing.modal(size, nonlinear=seed != 4), int(rng.integers(1, 4)), (2, 4)[seed // 2 % 2]
+    position = rng.uniform(0.2, 0.8, (n, 2) if thing.ndim == 2 else n)
+    if seed % 2:
+        body = Bow(position=position, speed=rng.uniform(0.1, 0.3, n), force=0.2)
+    else:
+        words = dict(mass=0.003, speed=rng.uniform(0.5, 3.0, n), stiffness=1e8, loss=(seed % 4) * 0.2)
+        body = Hammer(position=position, exponent=2.5, **words)
+    q0 = 1e-6 * rng.normal(size=(n, system.size))
+    forcing = 10 * rng.normal(size=(n, 149, system.size)) if seed % 3 == 1 else None
+    with jax.enable_x64(True):
+        _, touched = contact._touch(Problem(system, q0, 0 * q0, 16000.0, 150), body, forcing)
+        theirs = jax.tree.map(np.asarray, contact._solve(touched, 1 / 16000.0, 48, order))
+        ours = contact._solve_known(touched, 1 / 16000.0, 48, order)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert a.shape == b.shape and np.linalg.norm(a - b) <= 1e-12 * np.linalg.norm(b)
+    assert np.abs(ours[2].force).max() > 1e-3

@@ -6,6 +6,7 @@
 __all__ = ['Hammer', 'Bow', 'ContactHistory', 'choose_contact_substeps', 'simulate_contact']
 
 # %% ../../nbs/solvers/contact.ipynb #bdea67ee
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import NamedTuple
@@ -16,9 +17,11 @@ import numpy as np
 from jax import lax
 
 from ..core.checks import check, check_choice, check_integer, check_real, check_shape
+from ..core.oscillators import OscillatorBank
 from ..core.splitting import Flow, apply_flow, damped_flow
 from ..objects.modes import ModalSystem
 from .problem import Problem
+from .solve import kernel_for, n_cores, padded, padded_size
 from .substeps import Substeps, check_rtol, refuse_overflow, whole_substeps
 
 # %% ../../nbs/solvers/contact.ipynb #f49906d4
@@ -53,6 +56,10 @@ class Hammer:
     def inverse_mass(self):
         "1/m."
         return 1 / jnp.asarray(self.mass)
+
+    def compiled(self):
+        "What `solvers.kernel` knows it as: the name of its kind, and its numbers."
+        return "HAMMER", (self.stiffness, self.exponent, self.loss)
 
     def push(self, depth, approach):
         "Force on the object, N."
@@ -97,6 +104,10 @@ class Bow:
     def bound(self, depth, approach):
         "The largest friction."
         return self.force + 0 * depth
+
+    def compiled(self):
+        "As of a hammer."
+        return "BOW", (self.force, self.sharpness, 0.0)
 
     @property
     def steepest(self):
@@ -262,6 +273,43 @@ def _solve_once(touched, dt, substeps, order):
 _solve = jax.jit(_solve_once, static_argnames="order")  # any number of sub-steps in one compilation
 _solve_fixed = jax.jit(_solve_once, static_argnames=("order", "substeps"))  # can be differentiated
 
+# %% ../../nbs/solvers/contact.ipynb #0d9cdf55
+def _solve_compiled(kernel, touched, dt, substeps, order):
+    "The same by the kernel."
+    problem, n = touched.problem, len(touched.read)
+    system, size, shape = problem.system, padded_size(problem.system.size), (n, problem.n_steps, problem.system.size)
+    contact, inverse_mass, q0, qdot0, read = jax.tree.map(
+        np.asarray, (touched.contact, touched.contact.inverse_mass, problem.q0, problem.qdot0, touched.read)
+    )
+    act, under = read * np.asarray(system.basis.norms) / system.mass, (read * q0).sum(axis=1)
+    bodies = np.stack([*map(np.asarray, contact.start(under)), 0 * under, 0 * under], axis=1)
+    kind, numbers = contact.compiled()
+    numbers, inverse_mass = np.stack([x + 0 * under for x in numbers], axis=1), inverse_mass + 0 * under
+    strength, weights = (np.asarray(x, np.float64) for x in system.coupling.tension())
+    bank = OscillatorBank(np.asarray(system.bank.omega_sq), np.asarray(system.bank.two_sigma))
+    flows = np.stack(damped_flow(bank, dt / substeps / np.array([[2], [4]])), axis=1)
+    rows = [padded(x, size) for x in (np.stack([q0, qdot0], axis=1), read, act, flows, weights + np.zeros(shape[-1]))]
+    states, read, act, flows, weights = rows
+    q, qdot, history = np.empty(shape), np.empty(shape), np.empty((n, 5, problem.n_steps))
+
+    def work(k):
+        forcing = np.empty((0, 0)) if problem.forcing is None else np.asarray(problem.forcing[k])
+        body = (states[k], bodies[k], read[k], act[k], getattr(kernel, kind), numbers[k], inverse_mass[k])
+        rest = (float(strength), weights, flows, dt, substeps, order == 4, forcing)
+        kernel.strike(k, *body, *rest, q, qdot, history)
+
+    with kernel.announced(kernel.strike), ThreadPoolExecutor(n_cores()) as pool:
+        list(pool.map(work, range(n)))
+    return q, qdot, ContactHistory(*np.moveaxis(history, 1, 0))
+
+
+def _solve_known(touched, dt, substeps, order):
+    "A run of numbers, by whichever is faster here."
+    kernel = kernel_for(touched.problem)
+    if kernel is None:
+        return _solve(touched, dt, jnp.asarray(substeps), order)
+    return _solve_compiled(kernel, touched, dt, substeps, order)
+
 # %% ../../nbs/solvers/contact.ipynb #8c9dd86a
 _SAMPLE, _PART, _MOST = 8, 1000, 1024
 
@@ -284,7 +332,7 @@ def choose_contact_substeps(
         _, touched = _touch(Problem(system, q0, qdot0, rate, n_steps), contact, forcing)
         part, size = min(n_steps, _PART), len(touched.read)
         sample = touched.take(np.unique(np.linspace(0, size - 1, _SAMPLE).astype(int)), part)
-        solve = lambda n: _solve(sample, 1 / rate, jnp.asarray(n), order)  # noqa: E731
+        solve = lambda n: _solve_known(sample, 1 / rate, n, order)  # noqa: E731
         count = _first_guess(sample)
         coarse, growth = solve(count), n_steps / part
         while 2 * count <= _MOST:
@@ -343,8 +391,7 @@ def simulate_contact(
     count = int(whole_substeps(substeps).max())
     with jax.enable_x64(True):
         batch, touched = _touch(problem, contact, forcing)
-        solve, count = (_solve_fixed, count) if traced else (_solve, jnp.asarray(count))
-        run = solve(touched, 1 / rate, count, order)
+        run = (_solve_fixed if traced else _solve_known)(touched, 1 / rate, count, order)
         run = jax.tree.map(lambda x: x.reshape(batch + x.shape[1:]), run)
     if traced:
         return run
