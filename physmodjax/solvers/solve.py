@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import NamedTuple, Protocol
 
 import jax
@@ -96,7 +96,6 @@ def _share_out(counts, size):
 
 # %% ../../nbs/solvers/solve.ipynb #04a1d948
 _WIDTH, _PORTION = 4, 16  # modes taken by one instruction; trajectories handed to a core at a time
-_AHEAD = 4  # doublings of the sub-steps for which flows are computed together
 _LITTLE = 30_000  # sub-steps, below which starting threads takes longer
 
 
@@ -144,6 +143,19 @@ def padded(
     return out
 
 
+def _flows(omega_sq, two_sigma, times, size):
+    "Coefficients (objects, times, 5, M') of banks (objects, M) over some times."
+    flow = damped_flow(OscillatorBank(omega_sq[:, None], two_sigma[:, None]), times[:, None])
+    return padded(np.stack(flow, axis=2), size)
+
+
+@lru_cache(maxsize=64)
+def _remembered(omega_sq, two_sigma, h, order, size):
+    "Those of the stages of a sub-step; the same object is often asked for again."
+    bank = (np.frombuffer(x)[None] for x in (omega_sq, two_sigma))
+    return _flows(*bank, h * SCHEMES[order].cycle()[0], size)
+
+
 class CompiledSolver:
     "Steps in machine code, for uncoupled modes and a common tension."
 
@@ -153,11 +165,12 @@ class CompiledSolver:
         order: int,  # 2, 4 or 6
     ):
         self.problem, self.size = problem, padded_size(problem.system.size)
-        self.lengths, self.kicks = SCHEMES[_effective(problem, order)].cycle()
+        self.order = _effective(problem, order)
+        self.lengths, self.kicks = SCHEMES[self.order].cycle()
         bank, (strength, weights) = problem.system.bank, problem.system.coupling.tension()
         rows = lambda x: np.atleast_2d(np.asarray(x, np.float64))  # noqa: E731
         self.bank, self.weights = (rows(bank.omega_sq), rows(bank.two_sigma)), padded(rows(weights), self.size)
-        self.strengths, self._shared = np.atleast_1d(np.asarray(strength, np.float64)), {}
+        self.strengths = np.atleast_1d(np.asarray(strength, np.float64))
         self.states = np.zeros((len(problem.q0), 2, self.size))
         self.states[:, 0, : problem.system.size], self.states[:, 1, : problem.system.size] = problem.q0, problem.qdot0
 
@@ -200,20 +213,15 @@ class CompiledSolver:
 
     def _flows(self, rows, times):
         "Coefficients over some times, (objects, times, 5, M')."
-        omega_sq, two_sigma = (x[rows, None] if self.problem.is_stack else x[:, None] for x in self.bank)
-        flow = damped_flow(OscillatorBank(omega_sq, two_sigma), times[:, None])
-        return padded(np.stack(flow, axis=2), self.size)
+        return _flows(*(x[rows] if self.problem.is_stack else x for x in self.bank), times, self.size)
 
     def _steps(self, rows, count):
-        "Flows and kicks of so many sub-steps; the flows of an object that all share are computed once."
+        "Flows and kicks of so many sub-steps; the flows of an object that all share are remembered."
         h = 1 / (self.problem.rate * count)
-        if not self.problem.is_stack and count not in self._shared:
-            several = count * 2 ** np.arange(_AHEAD)  # the next will be wanted
-            tables = self._flows(rows, (self.lengths / (self.problem.rate * several[:, None])).ravel())
-            for n, table in zip(several.tolist(), tables[0].reshape(_AHEAD, 1, -1, *tables.shape[2:]), strict=True):
-                self._shared[n] = table
-        own = self.problem.is_stack
-        flows = self._flows(rows, self.lengths / (self.problem.rate * count)) if own else self._shared[count]
+        if self.problem.is_stack:
+            flows = self._flows(rows, h * self.lengths)
+        else:
+            flows = _remembered(*(x.tobytes() for x in self.bank), h, self.order, self.size)
         return flows, self.kicks * [h, h**3]
 
     def _march(self, task, rows, q, qdot):

@@ -79,14 +79,15 @@ def _refuse_roughness(trajectory, count, error, states):
 
 # %% ../../nbs/solvers/substeps.ipynb #a4c4871c
 _SAMPLE, _MOST, _TREND = 8, 512, 1e-4
+_LOST, _STEADY = 1e-2, 1.2  # an error beyond which it grows no more; the fastest growth that is no chaos
 
 
 def _stretches(n_steps, n, forced):
     "Samples of the part and of the whole, so short that choosing costs about a fifth of solving."
     if forced or n_steps <= 256:  # a force may come late
         return n_steps, n_steps
-    part = int(np.clip(n_steps // 32, 128, 512))
-    return part, min(max(3 * part, n_steps * n // (16 * _SAMPLE)), n_steps)
+    part = int(np.clip(n_steps // 40, 100, 400))
+    return part, min(max(3 * part, n_steps * n // (10 * _SAMPLE)), n_steps)
 
 
 def _ladder(least):
@@ -143,15 +144,23 @@ class _Pilot(NamedTuple):
         return Substeps(count, np.maximum(expected, 1e-12))
 
 # %% ../../nbs/solvers/substeps.ipynb #7a655648
-def _growth(solver, pilot, part, whole, order):
-    "Error of the whole run over that of its part, the worst of a sample from soft to hard."
+def _growth(solver, pilot, part, whole, n_steps, order):
+    "Error of the run over that of its part, the worst of a sample from soft to hard."
     sample = np.arange(len(pilot.count))
     if len(sample) > _SAMPLE:
         sample = np.lexsort((pilot.error, pilot.count))[np.linspace(0, len(sample) - 1, _SAMPLE).astype(int)]
-    half = pilot.error[sample] * 2.0**order < 10 * _TREND  # the ratio hardly depends on the sub-steps
-    counts = np.maximum(pilot.count[sample].astype(int) // np.where(half, 2, 1), 1)
-    short, long = _errors(solver, sample, counts, [part, whole], order).T
-    return float(np.clip(np.max(long / np.maximum(short, 1e-11)), 0.5, whole / part))
+    counts = pilot.count[sample].astype(int)
+    while True:
+        short, long = _errors(solver, sample, counts, [part, whole], order).T
+        lost = (long > _LOST) & (2 * counts <= _MOST)
+        if lost.any():  # so far off that errors no longer grow
+            counts = np.where(lost, 2 * counts, counts)
+            continue
+        growth = max(0.5, float(np.max(long / np.maximum(short, 1e-11))))
+        rise = np.log(growth) / np.log(whole / part)
+        if whole == n_steps or rise <= _STEADY:
+            return growth * (n_steps / whole) ** np.clip(rise, 0.5, _STEADY)
+        whole = min(3 * whole, n_steps)
 
 
 def check_rtol(
@@ -178,13 +187,11 @@ def substeps_for(
     solver = solver_for(problem.flat(), order) if solver is None else solver
     n = math.prod(batch)
     part, whole = _stretches(n_steps, n, problem.forcing is not None)
-    margin, growth = 2.5 if n <= _SAMPLE else 3.5, 1.0
+    margin, growth = 2.5 if n <= _SAMPLE else 4.5, 1.0
     tolerance = min(rtol / margin * 2.0**order, max(rtol / margin, _TREND))  # the next doubling need not be tried
     pilot = _Pilot.run(solver, n, _first_guess(problem.system, problem.rate, order), part, tolerance, order)
     if n_steps > part:
-        growth = _growth(solver, pilot, part, whole, order)
-        rise = np.log(growth) / np.log(whole / part)
-        growth *= (n_steps / whole) ** np.clip(rise, 0.5, 1.0)
+        growth = _growth(solver, pilot, part, whole, n_steps, order)
     chosen = pilot.settle(rtol, margin * growth, order)
     return Substeps(*(x.reshape(batch) for x in chosen)) if batch else chosen.worst()
 
