@@ -43,6 +43,7 @@ from physmodjax.solvers.forcing import force_signal, point_forcing
 from physmodjax.solvers.pickup import bridge_force, pickup
 from physmodjax.solvers.problem import Problem, stack_systems
 from physmodjax.solvers.simulate import simulate
+from physmodjax.solvers.stream import Pickup, Stream, Touch
 from physmodjax.solvers.substeps import SimulationError, Substeps, choose_substeps, substeps_for
 
 __all__ = [
@@ -65,10 +66,13 @@ __all__ = [
     "Hammer",
     "MembraneParameters",
     "ModalSystem",
+    "Pickup",
     "Problem",
     "SimulationError",
+    "Stream",
     "StringParameters",
     "Substeps",
+    "Touch",
     "bridge_force",
     "choose_contact_substeps",
     "choose_substeps",

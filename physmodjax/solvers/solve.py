@@ -194,7 +194,7 @@ class CompiledSolver:
 
         def work(task):
             members = rows[task.places]
-            flows, kicks = zip(*(self._steps(members, count) for count in (task.count, 2 * task.count)), strict=True)
+            flows, kicks = zip(*(self.steps(members, count) for count in (task.count, 2 * task.count)), strict=True)
             rest = (*self._coupling(members), *kicks, task.count, self._forcing(members, marks[-1]), marks)
             found = np.empty((len(members), len(marks)))
             _kernel().compare(self.states[members], *flows, *rest, found)
@@ -215,7 +215,11 @@ class CompiledSolver:
         "Coefficients over some times, (objects, times, 5, M')."
         return _flows(*(x[rows] if self.problem.is_stack else x for x in self.bank), times, self.size)
 
-    def _steps(self, rows, count):
+    def steps(
+        self,
+        rows: np.ndarray,  # (n,) trajectories
+        count: int,  # sub-steps per sample
+    ) -> tuple[np.ndarray, np.ndarray]:  # (objects, K, 5, M'), (K + 1, 2)
         "Flows and kicks of so many sub-steps; the flows of an object that all share are remembered."
         h = 1 / (self.problem.rate * count)
         if self.problem.is_stack:
@@ -225,7 +229,7 @@ class CompiledSolver:
         return flows, self.kicks * [h, h**3]
 
     def _march(self, task, rows, q, qdot):
-        flows, kicks = self._steps(rows, task.count)
+        flows, kicks = self.steps(rows, task.count)
         rest = (flows, *self._coupling(rows), kicks, task.count, self._forcing(rows, q.shape[1]))
         _kernel().march(task.places, self.states[rows], *rest, 1, q, qdot)
 
