@@ -106,7 +106,8 @@ class Stream:
             q, qdot = self._state + changes[times == start].sum(axis=0)
             force = None if forcing is None else np.asarray(forcing, np.float64)[None, start:stop]
             problem = self.problem.changed(q0=q[None], qdot0=qdot[None], n_steps=stop - start + 1, forcing=force)
-            motion = np.stack(solver_for(problem, self.order).run(np.arange(1), np.array([self.count]), problem.n_steps))
+            solver = solver_for(problem, self.order)
+            motion = np.stack(solver.run(np.arange(1), np.array([self.count]), problem.n_steps))
             heard[start:stop] = np.einsum("stm,psm->tp", motion[:, 0, :-1], self._read)
             self._state = motion[:, 0, -1]
         return heard
@@ -120,6 +121,7 @@ def _in_order(touches, n_samples, size):
         check_integer("sample of a touch", touch.sample, minimum=0, maximum=n_samples - 1)
         for row, (name, value) in zip(change, (("q", touch.q), ("qdot", touch.qdot)), strict=True):
             check_real(f"{name} of a touch", value)
-            check(np.shape(value) in ((), (size,)), f"shape of {name} of a touch", got=np.shape(value), expected=(size,))
+            shape = np.shape(value)
+            check(shape in ((), (size,)), f"shape of {name} of a touch", got=shape, expected=(size,))
             row[:] = value
     return np.array([touch.sample for touch in touches], np.int64), changes
