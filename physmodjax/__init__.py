@@ -1,2 +1,2 @@
 "Simulate, learn and play vibrating strings and membranes."
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -320,6 +320,8 @@ def write_shards(
         try:
             for window in _windows(spec, todo):
                 solved = list(_solve(spec, window, folder, substeps))
+                for shard, states, *_ in solved:
+                    _refuse_overflow(spec, shard, folder / shard.file, states)
                 _drain(pending, report)  # at most two windows are in memory
                 for shard, *rest in solved:
                     job = writers.submit(write, shard, folder, *rest)
@@ -331,6 +333,15 @@ def write_shards(
                 job.cancel()
 
 # %% ../../nbs/datasets/generate.ipynb #20747e65
+def _refuse_overflow(spec: DatasetSpec, shard: Shard, path: Path, states) -> None:
+    "Before any file of its window is written: raises DatasetError for motion beyond the numbers of float32."
+    reach = np.abs(spec.scene.shapes).reshape(len(spec.scene.shapes), -1).max(axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        largest = [(np.maximum(x.max(axis=1), -x.min(axis=1)) @ reach).max() for x in states]
+    if not np.max(largest) < np.finfo(np.float32).max:
+        _fill(spec, shard, path, states, spec.scene.shapes)  # says which trajectory, and when
+
+
 def _drain(pending: list, report) -> None:
     while pending:
         job, count = pending[0]
