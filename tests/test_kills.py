@@ -190,7 +190,7 @@ def test_killed_run_resumes_to_the_same_numbers(whole, tmp_path, delay):
 KILL = """
 import os, signal
 calls, fsync = [], os.fsync
-def die(fd):  # in the middle of the fifth write: the specification and three files are done
+def die(fd):  # in the middle of the fifth write: the specification and two files are done, the third perhaps
     calls.append(fd)
     if len(calls) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -206,7 +206,7 @@ def test_killed_generation_resumes_to_the_same_bytes(finished, tmp_path):
     assert killed.returncode == -signal.SIGKILL
     before = bytes_of(folder)
     done = [name for name in before if name.endswith(".hdf5")]
-    assert len(done) == 3 and "manifest.json" not in before
+    assert 2 <= len(done) <= 3 and "manifest.json" not in before  # two are written at a time
     assert any(name.endswith(".tmp") for name in before)  # the file that was being written
     subprocess.run([sys.executable, "-c", GENERATE, str(tmp_path)], check=True, stderr=subprocess.DEVNULL)
     after = bytes_of(folder)
