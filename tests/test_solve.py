@@ -16,7 +16,7 @@ from physmodjax.objects import (
     STEEL_GUITAR_STRING,
     STEEL_STRING,
 )
-from physmodjax.solvers import Bow, Hammer, Problem, choose_substeps, contact, simulate, stack_systems
+from physmodjax.solvers import Bow, Hammer, Problem, choose_substeps, contact, simulate, stack_systems, substeps
 from physmodjax.solvers.excitation import gaussian_shape, noise_shape
 from physmodjax.solvers.solve import CompiledSolver, JaxSolver, solver_for
 
@@ -143,6 +143,13 @@ def test_a_contact_in_machine_code_is_that_of_jax(seed):
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert a.shape == b.shape and np.linalg.norm(a - b) <= 1e-12 * np.linalg.norm(b)
     assert np.abs(ours[2].force).max() > 1e-3
+
+
+@pytest.mark.parametrize("growth", [1e9, 1e300, np.inf])
+def test_errors_that_grow_beyond_bounds_are_refused(growth):
+    pilot = substeps._Pilot(np.array([4.0, 8.0]), np.array([1e-9, 1e-7]), np.array([4.0, 4.0]))
+    with pytest.raises(ValueError, match="expected at most 512"):
+        pilot.settle(1e-6, growth * 1e3, 4)
 
 
 @pytest.mark.slow

@@ -136,7 +136,7 @@ class _Pilot(NamedTuple):
             # between two counts tried the fall is as it was measured
             exponent = np.where(factor * self.error > rtol, order, self.slope)
             least = self.count * (factor * self.error / rtol) ** (1 / exponent)
-            count = _ladder(np.maximum(least, 0.51 * self.count))
+            count = _ladder(np.clip(least, 0.51 * self.count, 2 * _MOST))  # an error may be infinite
             slope = np.where(count > self.count, order, self.slope)
             expected = factor * self.error * (self.count / count) ** slope
         if count.max() > _MOST:
