@@ -42,6 +42,7 @@ from ..experiments.options import check_command
 from ..experiments.record import Record, check_resumable, differences, names_secret, within
 from ..experiments.run import check_context, describe_model
 from ..experiments.trained import TrainedModel, check_metadata
+from ..solvers.solve import n_cores
 from ..training.checkpoint import newest_metadata
 from .processes import Refused, join_job
 
@@ -298,7 +299,7 @@ def threads_of_a_job(
     "Threads that each of several jobs may use, so that together they use each core once; NPROC, where it is set."
     if os.environ.get("NPROC"):
         return os.environ["NPROC"]
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    cores = n_cores()
     return str(max(1, cores // (int(n_jobs) if int(n_jobs) > 0 else cores)))
 
 
